@@ -1,5 +1,5 @@
-// A nested path lets this (never published) module import cert-manager's internal packages,
-// exactly as upstream's own cmd/* modules do.
+// The path below cert-manager lets this module, which is never published,
+// import its internal packages, as the modules of cert-manager's commands do.
 module github.com/cert-manager/cert-manager/tulle-lab
 
 go 1.26.0
