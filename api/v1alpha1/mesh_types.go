@@ -58,6 +58,9 @@ type MeshSpec struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=512
 	Services []ServiceSpec `json:"services,omitempty"`
+	// What the proxies report.
+	// +optional
+	Observability *ObservabilitySpec `json:"observability,omitempty"`
 	// Settings of the whole mesh. Only the root Mesh may have them.
 	// +optional
 	MeshWide *MeshWideSpec `json:"meshWide,omitempty"`
@@ -264,6 +267,32 @@ type RouteTarget struct {
 	// +kubebuilder:validation:Maximum=1000000
 	Weight *int32 `json:"weight,omitempty"`
 }
+
+// ObservabilitySpec says what the proxies report.
+type ObservabilitySpec struct {
+	// Access log of the proxies, one JSON object a line on their standard output.
+	// +optional
+	AccessLog *AccessLogSpec `json:"accessLog,omitempty"`
+}
+
+// AccessLogSpec says which requests and connections that a workload serves are logged by its proxy.
+type AccessLogSpec struct {
+	// Off: none. Errors: responses of 500 and above and refused connections. All: every one. Default: Errors.
+	// +optional
+	Mode AccessLogMode `json:"mode,omitempty"`
+}
+
+// AccessLogMode says what is logged.
+//
+// +kubebuilder:validation:Enum=Off;Errors;All
+type AccessLogMode string
+
+// The access log modes.
+const (
+	AccessLogOff    AccessLogMode = "Off"
+	AccessLogErrors AccessLogMode = "Errors"
+	AccessLogAll    AccessLogMode = "All"
+)
 
 // MeshWideSpec has the settings of the whole mesh.
 type MeshWideSpec struct {

@@ -174,6 +174,8 @@ type Namespace struct {
 	Meshed bool
 	Mode   v1alpha1.MTLSMode
 	Proxy  ProxySettings
+	// AccessLog says what the proxies log of what they serve.
+	AccessLog v1alpha1.AccessLogMode
 }
 
 // ProxySettings are the effective settings of a namespace's sidecars.
