@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// identity says who made a response.
+type identity struct {
+	Service string `json:"service"`
+	Version string `json:"version"`
+	Pod     string `json:"pod"`
+}
+
+// service is what all HTTP services have in common: a name, a version, counters and a health that can be switched off.
+type service struct {
+	identity
+	listen  string
+	served  atomic.Int64
+	failed  atomic.Int64
+	failing atomic.Bool
+}
+
+// counts is what a service reports about itself.
+type counts struct {
+	ServedBy identity `json:"servedBy"`
+	Requests int64    `json:"requests"`
+	Failed   int64    `json:"failed"`
+}
+
+// newService returns a service whose flags are registered in the returned set.
+func newService(name string) (*service, *flag.FlagSet) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = "unknown"
+	}
+	s := &service{identity: identity{Service: name, Pod: hostname}}
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.StringVar(&s.listen, "listen", ":9080", "`address` to listen on")
+	flags.StringVar(&s.Version, "version", "v1", "`version` that responses name")
+	return s, flags
+}
+
+// counted wraps what the service is for; probes and counters are not counted.
+func (s *service) counted(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
+		next(recorder, r)
+		s.count(recorder.status >= http.StatusInternalServerError)
+	}
+}
+
+func (s *service) count(failed bool) {
+	s.served.Add(1)
+	if failed {
+		s.failed.Add(1)
+	}
+}
+
+// routes returns a mux with /healthz and /counts.
+//
+// PUT /healthz?failing=true makes the service say that it is ill, so that one can see what its probes then do.
+func (s *service) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if s.failing.Load() {
+			http.Error(w, "failing", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("PUT /healthz", func(w http.ResponseWriter, r *http.Request) {
+		s.failing.Store(r.URL.Query().Get("failing") == "true")
+		fmt.Fprintf(w, "failing: %t\n", s.failing.Load())
+	})
+	mux.HandleFunc("GET /counts", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, counts{ServedBy: s.identity, Requests: s.served.Load(), Failed: s.failed.Load()})
+	})
+	return mux
+}
+
+// serve serves handler on s.listen until ctx ends, then finishes the requests that it has.
+func (s *service) serve(ctx context.Context, handler http.Handler) error {
+	listener, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Service, err)
+	}
+	return serveOn(ctx, listener, handler)
+}
+
+func serveOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		return err
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// statusRecorder remembers the status that a handler wrote.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (r *statusRecorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func writeJSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("content-type", "application/json")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	// The client has gone when this fails; there is nobody left to tell.
+	_ = encoder.Encode(value)
+}
