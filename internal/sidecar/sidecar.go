@@ -26,6 +26,19 @@ const (
 	ProbePort = 15021
 )
 
+// Places in the proxy's container, and what is mounted there.
+const (
+	// CredentialsDir is one projected volume: the pod's token, and from BootstrapConfigMap the CA bundle of the control
+	// plane and the SDS documents of both (see package bootstrap).
+	CredentialsDir = "/var/run/secrets/tulle"
+	// AdminSocket is Envoy's admin interface, in a volume that only the proxy mounts.
+	AdminSocket = "/run/tulle/admin.sock"
+	// BootstrapConfigMap is kept by the operator in every enrolled namespace.
+	BootstrapConfigMap = "tulle-bootstrap"
+	// TokenAudience is the audience of the token that a proxy presents to the control plane.
+	TokenAudience = "tulle"
+)
+
 // InboundSource4 and InboundSource6 are the source addresses of what the proxy forwards to its own app. Redirection
 // exempts them, so that a pod that calls its own Service goes through its inbound listener once and not in a circle.
 const (
