@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -12,12 +13,25 @@ import (
 	"github.com/tulle-mesh/tulle/test/lab/internal/progress"
 )
 
+// systemPrograms names, to `lab build`, what comes from the distribution.
+const systemPrograms = "system"
+
 func buildCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "build [component...]",
 		Short: "Build or fetch what is missing of the named components, or of all",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cache, err := openCache(progress.New(os.Stderr))
+			report := progress.New(os.Stderr)
+			if len(args) == 0 || slices.Contains(args, systemPrograms) {
+				if err := ensureSystem(cmd.Context(), report); err != nil {
+					return err
+				}
+			}
+			args = slices.DeleteFunc(slices.Clone(args), func(name string) bool { return name == systemPrograms })
+			if len(args) == 0 && len(cmd.Flags().Args()) > 0 {
+				return nil
+			}
+			cache, err := openCache(report)
 			if err != nil {
 				return err
 			}

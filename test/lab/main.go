@@ -21,6 +21,7 @@ func main() {
 	if err == nil {
 		return
 	}
+	// A command inside the lab has already said what is wrong.
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
 		os.Exit(exit.ExitCode())
@@ -37,5 +38,6 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(buildCommand(), pathCommand())
+	cmd.AddCommand(clusterCommands()...)
 	return cmd
 }

@@ -44,7 +44,7 @@ func nodeFiles(cluster topology.Cluster, node topology.Node, paths Paths) (map[s
 func nodeProcesses(node topology.Node, paths Paths, gateway string) []supervise.Process {
 	processes := []supervise.Process{{
 		Name:  "containerd",
-		Args:  []string{"/usr/bin/containerd", "--config=" + paths.conf("containerd.toml")},
+		Args:  []string{paths.Containerd, "--config=" + paths.conf("containerd.toml")},
 		Ready: supervise.Probe{Socket: ContainerdSocket},
 	}}
 	imports := supervise.Process{

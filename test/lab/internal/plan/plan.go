@@ -27,7 +27,8 @@ const PauseImage = "tulle.dev/lab/pause:1"
 type Paths struct {
 	State      string // the lab's own folder
 	Kubernetes string // programs of Kubernetes and etcd
-	CNI        string // CNI plug-ins
+	Containerd string // the container runtime
+	CNI        string // folder of CNI plug-ins
 	Lab        string // this program
 	// CgroupRoot is the lab's control group, as an absolute cgroup path.
 	CgroupRoot string
