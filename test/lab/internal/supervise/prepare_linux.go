@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -174,11 +175,8 @@ func connect(spec Spec) error {
 		if err := netlink.AddrAdd(bridge, address); err != nil {
 			return fmt.Errorf("address %s: %w", prefix, err)
 		}
-		family := netlink.FAMILY_V4
-		if prefix.Addr().Is6() {
-			family = netlink.FAMILY_V6
-		}
-		route := &netlink.Route{LinkIndex: bridge.Index, Family: family, Scope: netlink.SCOPE_LINK}
+		everywhere := &net.IPNet{IP: make(net.IP, prefix.Addr().BitLen()/8), Mask: net.CIDRMask(0, prefix.Addr().BitLen())}
+		route := &netlink.Route{LinkIndex: bridge.Index, Dst: everywhere, Scope: netlink.SCOPE_LINK}
 		if err := netlink.RouteAdd(route); err != nil {
 			return fmt.Errorf("default route beside %s: %w", prefix, err)
 		}
