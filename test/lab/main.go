@@ -21,10 +21,10 @@ func main() {
 	if err == nil {
 		return
 	}
-	// A command inside the lab has already said what is wrong.
+	// A command inside the lab has itself said what is wrong.
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
-		os.Exit(exit.ExitCode())
+	if errors.As(err, &exit) {
+		os.Exit(exitStatus(exit))
 	}
 	fmt.Fprintln(os.Stderr, "lab: "+err.Error())
 	os.Exit(1)
@@ -37,7 +37,15 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(buildCommand(), pathCommand())
+	cmd.AddCommand(buildCommand(), pathCommand(), imageCommand())
 	cmd.AddCommand(clusterCommands()...)
 	return cmd
+}
+
+// exitStatus is that of the command, as a shell would report it.
+func exitStatus(exit *exec.ExitError) int {
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return exit.ExitCode()
 }

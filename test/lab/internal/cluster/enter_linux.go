@@ -90,7 +90,7 @@ func (c *Command) close() {
 // end too.
 func (c *Command) Run(ctx context.Context) error {
 	defer c.close()
-	// The child's process namespace and its death signal are the thread's.
+	// The child's process namespace and its death signal are this thread's.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	own, err := os.Open("/proc/self/ns/pid")
@@ -101,7 +101,6 @@ func (c *Command) Run(ctx context.Context) error {
 	if err := unix.Setns(int(c.pidNS.Fd()), unix.CLONE_NEWPID); err != nil {
 		return fmt.Errorf("joining the lab's process namespace: %w", err)
 	}
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = c.cmd.Start()
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); back != nil {
 		return errors.Join(err, fmt.Errorf("leaving the lab's process namespace: %w", back))
@@ -133,6 +132,10 @@ func Become(args []string) error {
 		return err
 	}
 	runtime.LockOSThread()
+	// Not left to os/exec, which takes a parent in another process namespace for a dead one.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("entering the lab: %w", err)
+	}
 	// A thread that shares its working folder with others can't change its mounts.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("entering the lab: %w", err)
