@@ -131,7 +131,7 @@ func execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cluster.Exec(cmd.Context(), dir, args)
+			return passExitStatus(cluster.Exec(cmd.Context(), dir, args))
 		},
 	}
 }

@@ -22,9 +22,9 @@ func main() {
 		return
 	}
 	// A command inside the lab has itself said what is wrong.
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exitStatus(exit))
+	var status exitStatus
+	if errors.As(err, &status) {
+		os.Exit(int(status))
 	}
 	fmt.Fprintln(os.Stderr, "lab: "+err.Error())
 	os.Exit(1)
@@ -42,10 +42,20 @@ func root() *cobra.Command {
 	return cmd
 }
 
-// exitStatus is that of the command, as a shell would report it.
-func exitStatus(exit *exec.ExitError) int {
-	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal())
+// exitStatus is the error of a command inside the lab that did not end well.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// passExitStatus turns the end of a command into the status that a shell
+// would report.
+func passExitStatus(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
 	}
-	return exit.ExitCode()
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitStatus(128 + int(status.Signal()))
+	}
+	return exitStatus(exit.ExitCode())
 }
