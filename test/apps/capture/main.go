@@ -1,0 +1,57 @@
+// Command capture listens on all interfaces of its network namespace, as a curious neighbour on the node would, and
+// counts what it sees: packets and bytes of TCP payload from and to some addresses, and how often texts occur in them.
+//
+//	capture -for 10s -address 10.244.0.7 -text marker
+//
+// It prints one line, "listening", as soon as it misses nothing, and its counts as JSON at the end. Linux only; it
+// needs CAP_NET_RAW and the node's network namespace.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "capture: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("capture", flag.ContinueOnError)
+	length := flags.Duration("for", 10*time.Second, "how long to listen")
+	c := &counter{addresses: map[netip.Addr]bool{}, Texts: map[string]int64{}}
+	flags.Func("address", "an `IP` whose packets count; may be repeated; without any, all count", func(text string) error {
+		address, err := netip.ParseAddr(text)
+		c.addresses[address] = true
+		return err
+	})
+	flags.Func("text", "`text` to look for; may be repeated", func(text string) error {
+		if text == "" {
+			return fmt.Errorf("give some text")
+		}
+		c.Texts[text] = 0
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *length)
+	defer cancel()
+	if err := listen(ctx, c, func() { fmt.Fprintln(out, "listening") }); err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(c)
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// program is a Go program of this checkout and where its image has it.
+type program struct{ pkg, path string }
+
+// image is an image that is made of this checkout. Manifests name it tulle.dev/<name>:dev.
+type image struct {
+	name     string
+	user     string
+	programs []program // the first is what the image runs
+}
+
+func images() []image {
+	return []image{
+		{"operator", "65532:65532", []program{{"./cmd/manager", "/manager"}, {"./cmd/tulle-init", "/tulle-init"}}},
+		{"bookinfo", "65532:65532", []program{{"./test/apps/bookinfo", "/usr/local/bin/bookinfo"}}},
+		{"capture", "0:0", []program{{"./test/apps/capture", "/usr/local/bin/capture"}}},
+	}
+}
+
+// placeholder is the image's name in manifests.
+func (i image) placeholder() string { return "tulle.dev/" + i.name + ":dev" }
+
+// binary is where a program is built to.
+func (d *demo) binary(p program) string { return filepath.Join(d.root, "bin", filepath.Base(p.path)) }
+
+// buildPrograms builds the programs of all images, static and without paths of this machine.
+func (d *demo) buildPrograms(ctx context.Context) error {
+	for _, i := range images() {
+		for _, p := range i.programs {
+			cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", d.binary(p), p.pkg)
+			cmd.Dir = d.root
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+			if output, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("building %s: %w\n%s", p.pkg, err, output)
+			}
+		}
+	}
+	return nil
+}
+
+// tag names an image's content, so that a cluster which has an older one of the same name does not use that.
+func (d *demo) tag(i image) (string, error) {
+	hash := sha256.New()
+	fmt.Fprintln(hash, i.user)
+	for _, p := range i.programs {
+		fmt.Fprintln(hash, p.path)
+		file, err := os.Open(d.binary(p))
+		if err != nil {
+			return "", err
+		}
+		_, err = io.Copy(hash, file)
+		file.Close()
+		if err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:12], nil
+}
+
+// makeArchive makes an image's archive.
+func (d *demo) makeArchive(ctx context.Context, i image, reference, archive string) error {
+	args := []string{"image", "build", "--name", reference, "--user", i.user, "--out", archive}
+	for _, p := range i.programs {
+		args = append(args, d.binary(p)+":"+p.path)
+	}
+	return runProgram(ctx, io.Discard, labProgram(d.root), args...)
+}
+
+// withImages names the images in manifests as the cluster has them.
+func (d *demo) withImages(manifests string) string {
+	for placeholder, reference := range d.references {
+		manifests = strings.ReplaceAll(manifests, placeholder, reference)
+	}
+	return manifests
+}
+
+// provideImages builds the images and brings those to the cluster that it lacks.
+func (d *demo) provideImages(ctx context.Context) (string, error) {
+	if err := d.buildPrograms(ctx); err != nil {
+		return "", err
+	}
+	archives, err := os.MkdirTemp("", "tulle-images-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(archives)
+	d.references = map[string]string{}
+	var names []string
+	for _, i := range images() {
+		tag, err := d.tag(i)
+		if err != nil {
+			return "", err
+		}
+		reference := d.target.imagePrefix() + i.name + ":" + tag
+		archive := filepath.Join(archives, i.name+".tar")
+		if err := d.makeArchive(ctx, i, reference, archive); err != nil {
+			return "", err
+		}
+		if err := d.target.provideImage(ctx, archive, reference); err != nil {
+			return "", err
+		}
+		d.references[i.placeholder()] = reference
+		names = append(names, i.name)
+	}
+	return strings.Join(names, ", ") + d.target.imagesOutcome(), nil
+}

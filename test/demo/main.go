@@ -1,0 +1,73 @@
+// Command demo shows Tulle at work: a real cluster, Bookinfo, one Mesh, real traffic, counted on both sides.
+//
+//	demo          brings everything up, measures, prints a report and leaves it running
+//	demo install  stops when Tulle is installed
+//	demo down     removes what the demo brought
+//
+// Without KUBECONFIG it uses the lab, a one-node Kubernetes on this machine. With KUBECONFIG it uses that cluster and
+// needs REGISTRY, a registry that this machine may push to and the cluster may pull from.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	command := "show"
+	if len(args) > 0 {
+		command = args[0]
+	}
+	root, err := checkout()
+	if err != nil {
+		return err
+	}
+	d := &demo{root: root, console: newConsole(os.Stdout, time.Now)}
+	if kubeconfig := os.Getenv("KUBECONFIG"); kubeconfig != "" {
+		d.target = &givenCluster{root: root, kubeconfig: kubeconfig, registry: os.Getenv("REGISTRY")}
+	} else {
+		d.target = &lab{root: root, console: d.console}
+	}
+	install := []step{
+		{"cluster", d.startCluster},
+		{"images", d.provideImages},
+		{"cert-manager", d.installCertManager},
+		{"tulle", d.installTulle},
+	}
+	show := []step{
+		{"bookinfo", d.applySample},
+		{"mesh", d.awaitMesh},
+		{"traffic", d.sendTraffic},
+		{"evidence", d.collectEvidence},
+	}
+	switch command {
+	case "show":
+		d.console.heading("Tulle: Bookinfo, one Mesh, real Envoys, on " + d.target.describe())
+		if err := d.console.run(ctx, append(install, show...)); err != nil {
+			return err
+		}
+		fmt.Print(d.report().String(), d.target.next())
+		return nil
+	case "install":
+		d.console.heading("Tulle, on " + d.target.describe())
+		return d.console.run(ctx, install)
+	case "down":
+		d.console.heading("Removing the demo from " + d.target.describe())
+		return d.console.run(ctx, []step{{"down", d.down}})
+	default:
+		return fmt.Errorf("unknown command %q: give none, install or down", command)
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// report lays findings out for a person at a terminal.
+type report struct{ text strings.Builder }
+
+// String returns the report.
+func (r *report) String() string { return r.text.String() }
+
+func (r *report) section(title string) { fmt.Fprintf(&r.text, "\n%s\n", title) }
+
+// table writes rows of tab-separated cells, aligned and indented.
+func (r *report) table(rows ...string) {
+	table := tabwriter.NewWriter(&r.text, 0, 0, 3, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(table, "  "+row)
+	}
+	// A strings.Builder takes everything.
+	_ = table.Flush()
+}
+
+func (d *demo) report() *report {
+	r := &report{}
+	f := d.findings
+	r.section("The Mesh   kubectl -n bookinfo get mesh")
+	for line := range strings.Lines(f.mesh) {
+		r.text.WriteString("  " + line)
+	}
+	r.traffic(f)
+	r.counts(f)
+	r.mtls(f)
+	r.memory(f)
+	r.next()
+	return r
+}
+
+func (r *report) traffic(f findings) {
+	r.section("Traffic   reviews by version, as measured")
+	rows := []string{"from\trequests\tv1\tv2\tv3\tthe Mesh says"}
+	for _, line := range []struct{ name, user, says string }{
+		{"testers (end-user: jason)", tester, "all to v2"},
+		{"everybody else", "", "v1 90 %, v2 10 %"},
+	} {
+		seen := f.load.Versions[line.user]["reviews"]
+		sum := seen["v1"] + seen["v2"] + seen["v3"]
+		rows = append(rows, fmt.Sprintf("%s\t%d\t%s\t%s\t%s\t%s", line.name, sum,
+			share(seen["v1"], sum), share(seen["v2"], sum), share(seen["v3"], sum), line.says))
+	}
+	r.table(rows...)
+	r.text.WriteByte('\n')
+	latency := f.load.LatencyMS
+	rows = []string{
+		fmt.Sprintf("succeeded\t%d of %d  (%s)", f.load.Succeeded, f.load.Sent, share(f.load.Succeeded, f.load.Sent)),
+		fmt.Sprintf("latency\tp50 %.1f ms   p90 %.1f ms   p99 %.1f ms", latency["p50"], latency["p90"], latency["p99"]),
+	}
+	if f.load.Succeeded != f.load.Sent {
+		rows = append(rows, fmt.Sprintf("answers\t%v, the last failure: %s", f.load.Statuses, f.load.LastError))
+	}
+	r.table(rows...)
+}
+
+func share(part, whole int64) string {
+	if whole == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
+}
+
+func (r *report) counts(f findings) {
+	r.section("Counted on both sides")
+	rows := []string{"service\tversion\tthe client saw\tthe service counted\t"}
+	for _, b := range backends(f.counted) {
+		saw := f.load.saw(b.service, b.version)
+		if b.service == "datastore" {
+			// Its one client is ratings, which asks it once a request.
+			saw = f.load.saw("ratings", "v1")
+		}
+		verdict := "equal"
+		if saw != f.counted[b] {
+			verdict = "DIFFERENT"
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%s", b.service, b.version, saw, f.counted[b], verdict))
+	}
+	r.table(rows...)
+}
+
+func (r *report) mtls(f findings) {
+	r.section("mTLS   as the receiving Envoys logged it")
+	rows := []string{"service\tthe client's certificate says\tTLS\tserial\tlogged"}
+	for _, p := range f.peers {
+		identity := p.identity
+		if identity == "" || identity == "-" {
+			identity = "NOTHING"
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%d", p.service, identity, p.tls, short(p.serial), p.count))
+	}
+	r.table(rows...)
+	fmt.Fprintf(&r.text, "\n  A client without a proxy was %s\n", f.outsider)
+}
+
+func short(serial string) string {
+	if len(serial) > 12 {
+		return serial[:12] + "…"
+	}
+	return serial
+}
+
+func (r *report) memory(f findings) {
+	r.section("Proxies   memory as Envoy reports it")
+	const mega = 1e6
+	memory := slices.SortedFunc(slices.Values(f.memory), func(a, b proxyMemory) int { return strings.Compare(a.pod, b.pod) })
+	rows := []string{"pod\tallocated\theld from the system"}
+	for _, m := range memory {
+		rows = append(rows, fmt.Sprintf("%s\t%.1f MB\t%.1f MB", m.pod, m.allocated/mega, m.held/mega))
+	}
+	r.table(rows...)
+}
+
+func (r *report) next() {
+	r.section("Next")
+	r.table(
+		"kubectl -n bookinfo port-forward svc/productpage 9080\tthe page, at http://localhost:9080; sign in as jason and reload",
+		"kubectl -n bookinfo edit mesh bookinfo\tchange 90 and 10, and measure again:",
+		"kubectl -n bookinfo exec deploy/loadgen -- bookinfo load -rate 100 -for 10s\t",
+		"kubectl -n bookinfo logs deploy/reviews-v2 -c tulle-proxy --tail 3\twhat a proxy logs of a request",
+		"kubectl explain mesh.spec\tall that a Mesh can say",
+		"make demo-down\tremove it all",
+	)
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// target is the cluster that the demo runs on.
+type target interface {
+	describe() string
+	// start makes the cluster usable.
+	start(ctx context.Context) (kubectl, error)
+	imagePrefix() string
+	// provideImage makes the image in an archive available to the cluster's nodes under its reference.
+	provideImage(ctx context.Context, archive, reference string) error
+	imagesOutcome() string
+	// next says how to go on from a shell.
+	next() string
+	down(ctx context.Context, d *demo) (string, error)
+}
+
+// labProgram is the lab's command, which also makes and pushes images.
+func labProgram(root string) string { return filepath.Join(root, "bin", "lab") }
+
+// lab is the one-node Kubernetes on this machine.
+type lab struct {
+	root    string
+	console *console
+}
+
+func (l *lab) describe() string { return "the lab, a one-node Kubernetes on this machine" }
+
+func (l *lab) start(ctx context.Context) (kubectl, error) {
+	if err := l.run(ctx, "cluster", "up"); err != nil {
+		return kubectl{}, err
+	}
+	var lines bytes.Buffer
+	cmd := exec.CommandContext(ctx, labProgram(l.root), "env")
+	cmd.Stdout, cmd.Stderr = &lines, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return kubectl{}, fmt.Errorf("lab env: %w", err)
+	}
+	return labKubectl(lines.String())
+}
+
+// labKubectl reads what `lab env` prints: shell lines that set KUBECONFIG and put kubectl on PATH.
+func labKubectl(lines string) (kubectl, error) {
+	// A shell reads shell lines best.
+	cmd := exec.Command("/bin/sh", "-ec", lines+"\nprintf '%s\\n' \"$KUBECONFIG\"; command -v kubectl")
+	output, err := cmd.Output()
+	if err != nil {
+		return kubectl{}, fmt.Errorf("lab env: %w: %s", err, lines)
+	}
+	fields := strings.Fields(string(output))
+	if len(fields) != 2 {
+		return kubectl{}, fmt.Errorf("lab env sets no KUBECONFIG or no kubectl: %s", lines)
+	}
+	return kubectl{kubeconfig: fields[0], program: fields[1]}, nil
+}
+
+// run runs a command of the lab and prints what it says as lines of a step.
+func (l *lab) run(ctx context.Context, step string, args ...string) error {
+	out, wait := l.console.pipe(step)
+	defer wait()
+	return runProgram(ctx, out, labProgram(l.root), args...)
+}
+
+// runProgram runs a program; its complaints go to out and, the last of them, into the error.
+func runProgram(ctx context.Context, out io.Writer, program string, args ...string) error {
+	var tail bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	// An interrupt reaches the program itself too: let it clean up.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &tail)
+	if err := cmd.Run(); err != nil {
+		lines := strings.Split(strings.TrimSpace(tail.String()), "\n")
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, lines[len(lines)-1])
+	}
+	return nil
+}
+
+func (l *lab) imagePrefix() string { return "tulle.dev/" }
+
+func (l *lab) provideImage(ctx context.Context, archive, _ string) error {
+	return runProgram(ctx, io.Discard, labProgram(l.root), "load", archive)
+}
+
+func (l *lab) imagesOutcome() string { return ": built and loaded" }
+
+func (l *lab) next() string {
+	return "  eval \"$(make -s lab-env)\"                  point kubectl at the lab\n"
+}
+
+func (l *lab) down(ctx context.Context, _ *demo) (string, error) {
+	if err := l.run(ctx, "down", "down"); err != nil {
+		return "", err
+	}
+	return "the lab is gone; what was built stays cached", nil
+}
+
+// givenCluster is the cluster of KUBECONFIG.
+type givenCluster struct {
+	root       string // of the checkout
+	kubeconfig string
+	registry   string
+}
+
+func (g *givenCluster) describe() string { return "the cluster of KUBECONFIG=" + g.kubeconfig }
+
+func (g *givenCluster) start(context.Context) (kubectl, error) {
+	if g.registry == "" {
+		return kubectl{}, fmt.Errorf("REGISTRY is not set: the cluster must pull images that are built here; " +
+			"name a registry that you may push to and the cluster may pull from, such as REGISTRY=registry.example/team " +
+			"(or unset KUBECONFIG to use the lab)")
+	}
+	return kubectl{program: "kubectl", kubeconfig: g.kubeconfig}, nil
+}
+
+func (g *givenCluster) imagePrefix() string { return strings.TrimSuffix(g.registry, "/") + "/" }
+
+func (g *givenCluster) provideImage(ctx context.Context, archive, reference string) error {
+	return runProgram(ctx, io.Discard, labProgram(g.root), "image", "push", archive, reference)
+}
+
+func (g *givenCluster) imagesOutcome() string { return ": built and pushed to " + g.registry }
+
+func (g *givenCluster) next() string { return "" }
+
+func (g *givenCluster) down(ctx context.Context, d *demo) (string, error) {
+	d.kubectl = kubectl{program: "kubectl", kubeconfig: g.kubeconfig}
+	return d.removeFrom(ctx)
+}
