@@ -33,6 +33,9 @@ func upCommand() *cobra.Command {
 		Short: "Start the lab and wait until it is ready",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := host.CheckRoot(); err != nil {
+				return err
+			}
 			dir, err := stateFolder()
 			if err != nil {
 				return err

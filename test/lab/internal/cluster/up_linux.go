@@ -41,9 +41,6 @@ type Options struct {
 // left as it is; one whose start was cut short is continued if its node still
 // runs, and else removed first.
 func Up(ctx context.Context, o Options) error {
-	if err := host.CheckRoot(); err != nil {
-		return err
-	}
 	if err := host.EnsurePrograms(ctx, o.Report); err != nil {
 		return err
 	}
