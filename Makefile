@@ -1,0 +1,142 @@
+# Tulle. `make help` lists what there is.
+#
+# Go is assumed. All else is built or fetched by what needs it, and says so.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -ec
+.DEFAULT_GOAL := help
+
+# The operator's image, and what builds it.
+IMAGE ?= tulle.dev/operator:dev
+CONTAINER_TOOL ?= docker
+
+# Where generated files go; `make verify` generates them elsewhere and compares.
+OUT ?= .
+
+CONTROLLER_GEN := go tool -modfile=tools/controller-gen/go.mod controller-gen
+KUSTOMIZE      := go tool -modfile=tools/kustomize/go.mod kustomize
+GOLANGCI_LINT  := go tool -modfile=tools/golangci-lint/go.mod golangci-lint
+
+# The lab's program: builds Envoy, Kubernetes and cert-manager, and runs them as a cluster. Its targets are in lab.mk.
+LAB := bin/lab
+
+# What needs real Envoys, an API server or a cluster has a target of its own. The rest is quick.
+NEEDS_MORE := test/(envoy|integration|e2e|bench|lab)
+
+##@ General
+
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-zA-Z_-]*:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Demo
+
+.PHONY: demo
+demo: $(LAB) ## Show Tulle at work on a real cluster: the lab, or that of KUBECONFIG (with REGISTRY to push images to).
+	@go run ./test/demo
+
+.PHONY: demo-down
+demo-down: $(LAB) ## Remove what the demo made.
+	@go run ./test/demo down
+
+##@ Build
+
+.PHONY: build
+build: ## Build the operator and the init container's program into bin/.
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## Build the operator's image, IMAGE.
+	$(CONTAINER_TOOL) build -t $(IMAGE) .
+
+.PHONY: generate
+generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle.
+	@mkdir -p $(OUT)/api/v1alpha1 $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
+	$(CONTROLLER_GEN) object paths=./api/... output:object:dir=$(OUT)/api/v1alpha1
+	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=$(OUT)/config/crd/bases
+	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
+
+##@ Check
+
+.PHONY: check
+check: fmt vet verify lint ## All that can be checked without running Tulle.
+
+.PHONY: fmt
+fmt: ## Check that the Go code is formatted.
+	@unformatted="$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go'))"; \
+	if [ -n "$$unformatted" ]; then echo "not formatted (run gofmt -w on them):"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: vet
+vet: ## Run go vet.
+	go vet ./...
+	go -C test/lab vet ./...
+
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml
+
+.PHONY: verify
+verify: ## Check that generated files are current.
+	@dir="$$(mktemp -d)"; trap 'rm -rf "$$dir"' EXIT; \
+	$(MAKE) --no-print-directory generate OUT="$$dir" >"$$dir/log" 2>&1 || { cat "$$dir/log"; exit 1; }; \
+	for path in $(GENERATED); do \
+	  diff -ru "$$path" "$$dir/$$path" || { echo "$$path is not current: run make generate and commit what changed"; exit 1; }; \
+	done; \
+	echo "generated files are current"
+
+.PHONY: lint
+lint: ## Run golangci-lint, which also holds the import rules.
+	$(GOLANGCI_LINT) run
+
+##@ Test
+
+# Always run: go build knows better than make whether it is current.
+.PHONY: $(LAB)
+$(LAB):
+	@go -C test/lab build -o $(CURDIR)/$(LAB) .
+
+STAGES := check unit test-envoy test-integration test-e2e
+
+.PHONY: test
+test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, a real cluster.
+	@began=$$(date +%s); summary=""; \
+	for stage in $(STAGES); do \
+	  printf '\n=== %s\n' "$$stage"; start=$$(date +%s); \
+	  if $(MAKE) --no-print-directory $$stage; then result=passed; else result=FAILED; fi; \
+	  line="$$(printf '%-18s %s  %4d s' "$$stage" "$$result" $$(( $$(date +%s) - start )))"; \
+	  printf '=== %s\n' "$$line"; summary="$$summary$$line\n"; \
+	done; \
+	printf "\n$$summary%-18s         %4d s\n" total $$(( $$(date +%s) - began )); \
+	case "$$summary" in *FAILED*) exit 1;; esac
+
+.PHONY: unit
+unit: ## Unit, golden, script and property tests, with the race detector.
+	go test -race $$(go list ./... | grep -vE '/$(NEEDS_MORE)(/|$$)')
+	go -C test/lab test ./...
+
+.PHONY: test-envoy
+test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in network namespaces (needs root).
+	$(LAB) build envoy
+	TULLE_ENVOY_1_40="$$($(LAB) path envoy-1.40.0)/envoy" \
+	TULLE_ENVOY_1_39="$$($(LAB) path envoy-1.39.3)/envoy" \
+	TULLE_ENVOY_1_38="$$($(LAB) path envoy-1.38.3)/envoy" \
+	go test -count=1 -timeout 30m ./test/envoy/...
+
+.PHONY: test-integration
+test-integration: $(LAB) ## Controllers and webhooks against a real API server, etcd and cert-manager.
+	$(LAB) build apiserver certmanager
+	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" \
+	TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
+	go test -count=1 -p 1 -timeout 20m ./test/integration/...
+
+.PHONY: test-e2e
+test-e2e: $(LAB) ## The demo's claims on a real cluster: the lab (needs root), or that of KUBECONFIG.
+	go test -count=1 -timeout 30m ./test/e2e/...
+
+.PHONY: bench
+bench: $(LAB) ## Measure speed and memory, against a baseline in the same run.
+	$(LAB) build envoy
+	TULLE_ENVOY_1_40="$$($(LAB) path envoy-1.40.0)/envoy" \
+	go test -run '^$$' -bench . -benchmem -timeout 60m ./test/bench/...
+
+-include test/lab/lab.mk
