@@ -69,6 +69,9 @@ type Port struct {
 	Name     string
 	Number   uint16
 	Protocol Protocol
+	// Mode is the mTLS mode of the pods' ports behind it: the most lenient one, where they differ or are not known.
+	// Only a Strict port's clients have no way to call an endpoint in plaintext.
+	Mode v1alpha1.MTLSMode
 }
 
 // Version is a subset of a Service's pods.
