@@ -55,7 +55,7 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 	load := func(args ...string) (string, error) {
 		return d.kubectl.run(ctx, append([]string{"-n", sampleNamespace, "exec", loadgen, "-c", "loadgen", "--", "bookinfo", "load"}, args...)...)
 	}
-	if _, err := load("-rate=0"); err != nil {
+	if _, err := load("-stop"); err != nil {
 		return "", err
 	}
 	before, err := d.counts(ctx)

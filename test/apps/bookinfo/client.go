@@ -44,13 +44,17 @@ func runGet(ctx context.Context, args []string, out io.Writer) error {
 	return fetch(ctx, *method, flags.Arg(0), header.Header, out)
 }
 
-// runLoad drives the load generator that runs in the same pod.
+// runLoad drives the load generator that runs in the same pod. Without -for, the run goes on after it has returned.
 func runLoad(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
 	server := flags.String("server", "http://127.0.0.1:9080", "`URL` of the load generator")
+	stop := flags.Bool("stop", false, "start none: end the current run and print its report")
 	query := planFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *stop {
+		return fetch(ctx, http.MethodDelete, *server+"/run", nil, out)
 	}
 	values := query()
 	if err := fetch(ctx, http.MethodPut, *server+"/run?"+values.Encode(), nil, out); err != nil {

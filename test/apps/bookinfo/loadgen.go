@@ -36,7 +36,7 @@ func runLoadgen(ctx context.Context, args []string, _ io.Writer) error {
 	}
 	g := newLoadgen(*target)
 	g.start(first)
-	defer g.end()
+	defer func() { g.current().end() }()
 	return s.serve(ctx, g.handler(s.routes()))
 }
 
@@ -45,8 +45,8 @@ func newLoadgen(target string) *loadgen {
 	return &loadgen{target: target, client: &http.Client{Transport: transport}}
 }
 
-// handler serves PUT /run?rate=…&for=…&tester=…&tester-every=…, which replaces the run, and GET /report, which with
-// ?wait answers when the run has ended.
+// handler serves PUT /run?rate=…&for=…&tester=…&tester-every=…, which replaces the run; DELETE /run, which ends it and
+// answers with its report; and GET /report, which with ?wait answers when the run has ended.
 func (g *loadgen) handler(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("PUT /run", func(w http.ResponseWriter, r *http.Request) {
 		p, err := parsePlan(g.target, r.URL.Query())
@@ -57,6 +57,11 @@ func (g *loadgen) handler(mux *http.ServeMux) http.Handler {
 		g.start(p)
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("DELETE /run", func(w http.ResponseWriter, _ *http.Request) {
+		run := g.current()
+		run.end()
+		run.writeReport(w)
+	})
 	mux.HandleFunc("GET /report", func(w http.ResponseWriter, r *http.Request) {
 		run := g.current()
 		if r.URL.Query().Has("wait") {
@@ -66,14 +71,7 @@ func (g *loadgen) handler(mux *http.ServeMux) http.Handler {
 				return
 			}
 		}
-		report, err := run.encode()
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("content-type", "application/json")
-		// The client has gone when this fails; there is nobody left to tell.
-		_, _ = w.Write(append(report, '\n'))
+		run.writeReport(w)
 	})
 	return mux
 }
@@ -83,8 +81,7 @@ func (g *loadgen) start(p plan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.run != nil {
-		g.run.stop()
-		<-g.run.ended
+		g.run.end()
 	}
 	g.run = startRun(p, g.client)
 }
@@ -93,13 +90,6 @@ func (g *loadgen) current() *loadRun {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.run
-}
-
-// end ends the current run.
-func (g *loadgen) end() {
-	run := g.current()
-	run.stop()
-	<-run.ended
 }
 
 // planFlags registers the flags of a plan and returns what they were set to, as PUT /run takes it.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ func load(t *testing.T, target string, args ...string) loadReport {
 	t.Helper()
 	g := newLoadgen(target)
 	g.start(plan{URL: target})
-	t.Cleanup(g.end)
+	t.Cleanup(func() { g.current().end() })
 	server := httptest.NewServer(g.handler(http.NewServeMux()))
 	t.Cleanup(server.Close)
 	var out bytes.Buffer
@@ -47,6 +48,28 @@ func TestLoadCountsWhatItGets(t *testing.T) {
 	}
 	if report.LatencyMS["p50"] <= 0 || report.LatencyMS["p50"] > report.LatencyMS["p99"] || report.LatencyMS["p99"] > report.LatencyMS["max"] {
 		t.Errorf("latencies %v", report.LatencyMS)
+	}
+}
+
+func TestLoadStops(t *testing.T) {
+	a := startApp(t, "v1", unwrapped)
+	g := newLoadgen(a.url + "/api/products/0")
+	g.start(plan{URL: g.target, Rate: 1000})
+	server := httptest.NewServer(g.handler(http.NewServeMux()))
+	defer server.Close()
+	for a.productpage.served.Load() < 10 {
+		runtime.Gosched()
+	}
+	var out bytes.Buffer
+	if err := runLoad(t.Context(), []string{"-stop", "-server", server.URL}, &out); err != nil {
+		t.Fatal(err)
+	}
+	var report loadReport
+	if err := json.Unmarshal(out.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	if served := a.productpage.served.Load(); report.Sent < 10 || report.InFlight != 0 || report.Succeeded != report.Sent || served != report.Sent {
+		t.Errorf("report: %+v; the service counted %d", report, served)
 	}
 }
 

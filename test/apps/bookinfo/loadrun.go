@@ -184,8 +184,14 @@ func (l *loadRun) saw(user string, by identity) {
 	services[by.Service][by.Version]++
 }
 
-// encode returns the report so far as JSON.
-func (l *loadRun) encode() ([]byte, error) {
+// end sends no more and returns when nothing is in flight.
+func (l *loadRun) end() {
+	l.stop()
+	<-l.ended
+}
+
+// writeReport answers with the report so far.
+func (l *loadRun) writeReport(w http.ResponseWriter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	report := l.report
@@ -198,7 +204,7 @@ func (l *loadRun) encode() ([]byte, error) {
 	for name, q := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99} {
 		report.LatencyMS[name] = milliseconds(l.latencies.quantile(q))
 	}
-	return json.MarshalIndent(report, "", "  ")
+	writeJSON(w, http.StatusOK, report)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

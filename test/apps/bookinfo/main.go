@@ -33,7 +33,7 @@ func commands() []command {
 		{"ratings", "stars, read from the data store", runRatings},
 		{"datastore", "the data store (TCP)", runDatastore},
 		{"loadgen", "send requests at a fixed rate and count the answers", runLoadgen},
-		{"load", "start a run of the load generator beside this process, wait for its end and print its report", runLoad},
+		{"load", "let the load generator in this pod start or end a run, and print the report", runLoad},
 		{"get", "send one request and print the answer", runGet},
 	}
 }

@@ -2,9 +2,11 @@
 // counts what it sees: packets and bytes of TCP payload from and to some addresses, and how often texts occur in them.
 //
 //	capture -for 10s -address 10.244.0.7 -text marker
+//	capture -stop
 //
-// It prints one line, "listening", as soon as it misses nothing, and its counts as JSON at the end. Linux only; it
-// needs CAP_NET_RAW and the node's network namespace.
+// It prints a line, "listening", as soon as it misses nothing, and a line of JSON with its counts at the end, which is
+// when the time is up or, in the same container, -stop is called. It runs on Linux, and needs CAP_NET_RAW and the
+// node's network namespace.
 package main
 
 import (
@@ -31,6 +33,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("capture", flag.ContinueOnError)
+	stop := flags.Bool("stop", false, "end the capture that is the first process of this container")
 	length := flags.Duration("for", 10*time.Second, "how long to listen")
 	c := &counter{addresses: map[netip.Addr]bool{}, Texts: map[string]int64{}}
 	flags.Func("address", "an `IP` whose packets count; may be repeated; without any, all count", func(text string) error {
@@ -47,6 +50,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	})
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *stop {
+		return syscall.Kill(1, syscall.SIGTERM)
 	}
 	ctx, cancel := context.WithTimeout(ctx, *length)
 	defer cancel()

@@ -1,0 +1,208 @@
+//go:build e2e
+
+// Package e2e tests Tulle as its users meet it: through kubectl, on a real cluster where this checkout's Tulle is
+// installed. `make test-e2e` brings the cluster.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/wait"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/config"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/sidecar"
+)
+
+// patience bounds every wait for the cluster.
+const patience = 90 * time.Second
+
+// cluster is the cluster under test, as one test sees it: with a namespace of its own.
+type cluster struct {
+	t         *testing.T
+	client    client.Client
+	namespace string
+	images    map[string]string
+}
+
+// connect returns the cluster, with a new namespace that ends with the test.
+func connect(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{t: t, client: newClient(t), images: readImages(t), namespace: "e2e-" + rand.String(6)}
+	c.kubectl("create", "namespace", c.namespace)
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.describe()
+		}
+		c.kubectl("delete", "namespace", c.namespace, "--wait=false")
+	})
+	return c
+}
+
+func newClient(t *testing.T) client.Client {
+	t.Helper()
+	if os.Getenv("KUBECONFIG") == "" {
+		t.Fatal("KUBECONFIG is not set: run `make test-e2e`, which brings a cluster when there is none")
+	}
+	restConfig, err := config.GetConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(restConfig, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// readImages returns what `demo install` called the images that manifests name tulle.dev/…:dev.
+func readImages(t *testing.T) map[string]string {
+	t.Helper()
+	file, err := os.ReadFile(filepath.Join("..", "..", "bin", "images.json"))
+	if err != nil {
+		t.Fatalf("%v (run `make test-e2e`, or `demo install` first)", err)
+	}
+	var images map[string]string
+	if err := json.Unmarshal(file, &images); err != nil {
+		t.Fatal(err)
+	}
+	return images
+}
+
+// kubectl runs kubectl in the test's namespace and fails the test when it fails.
+func (c *cluster) kubectl(args ...string) string {
+	c.t.Helper()
+	out, err := c.try(nil, args...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+// try runs kubectl in the test's namespace. The error has what it complained about.
+func (c *cluster) try(stdin []byte, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "kubectl", append([]string{"--namespace", c.namespace}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s%s", strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// apply applies manifests, all in one go, with their images as the cluster has them.
+func (c *cluster) apply(manifests ...string) {
+	c.t.Helper()
+	text := strings.Join(manifests, "\n---\n")
+	for placeholder, reference := range c.images {
+		text = strings.ReplaceAll(text, placeholder, reference)
+	}
+	if _, err := c.try([]byte(text), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// wait waits for a condition, as `kubectl wait` understands it.
+func (c *cluster) wait(condition, object string) {
+	c.t.Helper()
+	c.kubectl("wait", "--for="+condition, object, "--timeout="+patience.String())
+}
+
+// eventually asks again and again what nothing announces.
+func (c *cluster) eventually(what string, holds func() bool) {
+	c.t.Helper()
+	err := wait.PollUntilContextTimeout(c.t.Context(), 200*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+		return holds(), nil
+	})
+	if err != nil {
+		c.t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// rollout waits until a Deployment runs what it should.
+func (c *cluster) rollout(names ...string) {
+	c.t.Helper()
+	for _, name := range names {
+		c.kubectl("rollout", "status", "deployment/"+name, "--timeout="+patience.String())
+	}
+}
+
+// exec runs the sample's program in the first container of a Deployment's pod.
+func (c *cluster) exec(deployment string, args ...string) (string, error) {
+	return c.try(nil, append([]string{"exec", "deployment/" + deployment, "--", "bookinfo"}, args...)...)
+}
+
+// pods lists the pods of an app that do not end; of all apps when app is empty.
+func (c *cluster) pods(app string) []corev1.Pod {
+	c.t.Helper()
+	options := []client.ListOption{client.InNamespace(c.namespace)}
+	if app != "" {
+		options = append(options, client.MatchingLabels{"app": app})
+	}
+	var list corev1.PodList
+	if err := c.client.List(c.t.Context(), &list, options...); err != nil {
+		c.t.Fatal(err)
+	}
+	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
+}
+
+// mesh returns a Mesh.
+func (c *cluster) mesh(name string) *v1alpha1.Mesh {
+	c.t.Helper()
+	var mesh v1alpha1.Mesh
+	if err := c.client.Get(c.t.Context(), client.ObjectKey{Namespace: c.namespace, Name: name}, &mesh); err != nil {
+		c.t.Fatal(err)
+	}
+	return &mesh
+}
+
+// hasProxy says whether a pod has a native sidecar of Tulle's.
+func hasProxy(pod corev1.Pod) bool {
+	for _, container := range pod.Spec.InitContainers {
+		if container.Name == sidecar.ProxyContainer {
+			return container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		}
+	}
+	return false
+}
+
+// describe logs what explains a failure.
+func (c *cluster) describe() {
+	for _, args := range [][]string{
+		{"get", "mesh,pods,services", "-o", "wide"},
+		{"get", "mesh", "-o", `jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}`},
+		{"get", "events", "--field-selector=type=Warning", "-o", "custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message"},
+	} {
+		out, err := c.try(nil, args...)
+		c.t.Logf("kubectl %s\n%s%v", strings.Join(args, " "), out, errorText(err))
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
