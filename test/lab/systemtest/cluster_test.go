@@ -84,7 +84,9 @@ func (k kubectl) inPod(pod string, args ...string) string {
 func loadApp(t *testing.T, l *lab, k kubectl) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "app")
-	build(t, program, "app")
+	if err := goBuild(program, "app"); err != nil {
+		t.Fatal(err)
+	}
 	archive, digest, err := image.Save(image.Program("tulle.dev/systemtest:dev", program, "/app", 65532), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +152,9 @@ func checkServices(t *testing.T, l *lab, k kubectl) {
 		}
 	}
 	program := filepath.Join(t.TempDir(), "app")
-	build(t, program, "app")
+	if err := goBuild(program, "app"); err != nil {
+		t.Fatal(err)
+	}
 	for _, target := range []string{"http://" + v4 + "/", "http://[" + v6 + "]/"} {
 		if said := l.run("exec", "--", program, "get", target); !strings.HasPrefix(said, "hello ") {
 			t.Errorf("%s from the node: %s", target, said)

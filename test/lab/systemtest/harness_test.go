@@ -8,7 +8,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +26,36 @@ import (
 // other things; a start takes 15 to 40 seconds.
 const patience = 4 * time.Minute
 
+// programVariable tells the tests where TestMain put the program.
+const programVariable = "LAB_UNDER_TEST"
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "lab-program")
+	if err != nil {
+		log.Fatal(err)
+	}
+	program := filepath.Join(folder, "lab")
+	if err := errors.Join(goBuild(program, ".."), os.Setenv(programVariable, program)); err != nil {
+		log.Fatal(err)
+	}
+	status := m.Run()
+	if err := os.RemoveAll(folder); err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(status)
+}
+
+// goBuild builds the main package in a folder, without C.
+func goBuild(target, folder string) error {
+	cmd := exec.Command("go", "build", "-o", target, ".")
+	cmd.Dir = folder
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build in %s: %w\n%s", folder, err, output)
+	}
+	return nil
+}
+
 // lab is a lab in a folder of its own, beside any that the user has up.
 type lab struct {
 	t       *testing.T
@@ -34,14 +66,12 @@ type lab struct {
 // newLab returns a lab that is not up and that is removed with the test.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "lab")
-	build(t, program, "..")
 	// t.TempDir makes paths that are too long for sockets.
 	parent, err := os.MkdirTemp("", "lab")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, program: program, folder: filepath.Join(parent, "state")}
+	l := &lab{t: t, program: os.Getenv(programVariable), folder: filepath.Join(parent, "state")}
 	t.Cleanup(func() {
 		if output, err := l.command("down").CombinedOutput(); err != nil {
 			t.Errorf("lab down: %v\n%s", err, output)
@@ -51,16 +81,6 @@ func newLab(t *testing.T) *lab {
 		}
 	})
 	return l
-}
-
-func build(t *testing.T, target, folder string) {
-	t.Helper()
-	cmd := exec.Command("go", "build", "-o", target, ".")
-	cmd.Dir = folder
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build in %s: %v\n%s", folder, err, output)
-	}
 }
 
 func (l *lab) command(args ...string) *exec.Cmd {
@@ -114,27 +134,56 @@ func (l *lab) record() record {
 	return r
 }
 
+// starting is a `lab up` that runs.
+type starting struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	output bytes.Buffer
+	ended  chan struct{}
+}
+
 // start begins `lab up` and returns when it is in the phase.
-func (l *lab) start(phase string) *exec.Cmd {
+func (l *lab) start(phase string) *starting {
 	l.t.Helper()
-	up := l.command("up")
-	var output bytes.Buffer
-	up.Stdout, up.Stderr = &output, &output
-	if err := up.Start(); err != nil {
+	s := &starting{t: l.t, cmd: l.command("up"), ended: make(chan struct{})}
+	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	if err := s.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- up.Wait() }()
+	go func() {
+		_ = s.cmd.Wait() // the tests kill it, or look at what it has made
+		close(s.ended)
+	}()
+	l.t.Cleanup(func() { s.signal(syscall.SIGKILL) })
 	for l.record().Phase != phase {
 		select {
-		case err := <-ended:
+		case <-s.ended:
 			if l.record().Phase != phase {
-				l.t.Fatalf("lab up ended before phase %q: %v\n%s", phase, err, output.String())
+				l.t.Fatalf("lab up ended before phase %q:\n%s", phase, s.output.String())
 			}
 		case <-time.After(time.Millisecond):
 		}
 	}
-	return up
+	return s
+}
+
+// signal sends a signal and waits for the end.
+func (s *starting) signal(signal syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Fatal(err)
+	}
+	s.wait()
+}
+
+// wait waits until `lab up` has ended by itself.
+func (s *starting) wait() {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		s.t.Fatalf("lab up does not end:\n%s", s.output.String())
+	}
 }
 
 // inventory lists the machine, with the lab's own traces.
@@ -159,13 +208,15 @@ func (l *lab) wantUnchanged(before inventory.Inventory) {
 	}
 }
 
-// kill ends a process at once and waits until it is gone.
-func kill(t *testing.T, pid int, signal syscall.Signal) {
-	t.Helper()
-	if err := syscall.Kill(pid, signal); err != nil {
-		t.Fatalf("kill %d: %v", pid, err)
+// killNode kills the node's first process and waits until the kernel has
+// ended all others with it.
+func (l *lab) killNode() {
+	l.t.Helper()
+	pid := l.record().Init.PID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		l.t.Fatal(err)
 	}
-	eventually(t, "the end of the process", func() bool {
+	eventually(l.t, "the end of the node", func() bool {
 		content, err := os.ReadFile(filepath.Join("/proc", itoa(pid), "stat"))
 		return err != nil || strings.Contains(string(content), ") Z ")
 	})

@@ -31,8 +31,10 @@ func TestKilledStartLeavesNothing(t *testing.T) {
 			l := newLab(t)
 			before := l.inventory()
 			up := l.start(phase)
-			if phase != cluster.PhaseReady {
-				kill(t, up.Process.Pid, syscall.SIGKILL)
+			if phase == cluster.PhaseReady {
+				up.wait()
+			} else {
+				up.signal(syscall.SIGKILL)
 			}
 			l.run("down")
 			l.wantUnchanged(before)
@@ -47,12 +49,9 @@ func TestKilledNodeLeavesNothing(t *testing.T) {
 		t.Run(phase, func(t *testing.T) {
 			l := newLab(t)
 			before := l.inventory()
-			l.start(phase)
-			kill(t, l.record().Init.PID, syscall.SIGKILL)
-			eventually(t, "the end of `lab up`", func() bool {
-				_, err := os.Stat(l.folder + ".lock")
-				return os.IsNotExist(err)
-			})
+			up := l.start(phase)
+			l.killNode()
+			up.wait()
 			if status := l.run("status"); !strings.Contains(status, "nothing of it runs") {
 				t.Errorf("status of a dead lab:\n%s", status)
 			}
@@ -67,8 +66,8 @@ func TestBothKilledLeaveNothing(t *testing.T) {
 	l := newLab(t)
 	before := l.inventory()
 	up := l.start(cluster.PhaseRunning)
-	kill(t, up.Process.Pid, syscall.SIGKILL)
-	kill(t, l.record().Init.PID, syscall.SIGKILL)
+	up.signal(syscall.SIGKILL)
+	l.killNode()
 	l.run("down")
 	l.wantUnchanged(before)
 }
@@ -78,7 +77,7 @@ func TestInterruptedStartRemovesItself(t *testing.T) {
 	l := newLab(t)
 	before := l.inventory()
 	up := l.start(cluster.PhaseRunning)
-	kill(t, up.Process.Pid, syscall.SIGINT)
+	up.signal(syscall.SIGINT)
 	l.wantUnchanged(before)
 }
 
@@ -86,13 +85,13 @@ func TestInterruptedStartRemovesItself(t *testing.T) {
 func TestKilledStartCanBeContinued(t *testing.T) {
 	l := newLab(t)
 	up := l.start(cluster.PhaseRunning)
-	kill(t, up.Process.Pid, syscall.SIGKILL)
+	up.signal(syscall.SIGKILL)
 	first := l.record().Init.PID
 	l.run("up")
 	if r := l.record(); r.Phase != cluster.PhaseReady || r.Init.PID != first {
 		t.Errorf("phase %q, first process %d; want it ready with %d", r.Phase, r.Init.PID, first)
 	}
-	kill(t, first, syscall.SIGKILL)
+	l.killNode()
 	l.run("up")
 	if r := l.record(); r.Phase != cluster.PhaseReady || r.Init.PID == first {
 		t.Errorf("phase %q, first process %d; want a new one", r.Phase, r.Init.PID)
@@ -107,13 +106,13 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	up := l.start(cluster.PhaseFiles)
-	if said := l.refuse("up"); !strings.Contains(said, "process "+itoa(up.Process.Pid)+" is starting or removing the lab") {
+	if said := l.refuse("up"); !strings.Contains(said, "process "+itoa(up.cmd.Process.Pid)+" is starting or removing the lab") {
 		t.Errorf("a second start: %s", said)
 	}
-	if said := l.refuse("down"); !strings.Contains(said, "process "+itoa(up.Process.Pid)+" is starting or removing the lab") {
+	if said := l.refuse("down"); !strings.Contains(said, "process "+itoa(up.cmd.Process.Pid)+" is starting or removing the lab") {
 		t.Errorf("removing during the start: %s", said)
 	}
-	kill(t, up.Process.Pid, syscall.SIGKILL)
+	up.signal(syscall.SIGKILL)
 }
 
 func TestRefusesAFolderOfSomebodyElse(t *testing.T) {

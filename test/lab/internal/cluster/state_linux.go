@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,9 @@ const (
 	stateVersion  = 1
 	stateFile     = "state.json"
 	maxStateBytes = 72 // kubelet's sockets below it must stay under 108 bytes
+
+	// lockPatience is for a holder that was killed: its lock goes a little later.
+	lockPatience = time.Second
 )
 
 // Phases lists the phases of a start in order.
@@ -186,7 +190,7 @@ func (d Dir) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	for {
+	for patience := lockPatience; ; {
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 		if err != nil {
 			return nil, err
@@ -195,6 +199,11 @@ func (d Dir) lock() (unlock func(), err error) {
 			holder := make([]byte, 32)
 			n, _ := file.Read(holder)
 			file.Close()
+			if patience > 0 {
+				patience -= pollInterval
+				time.Sleep(pollInterval)
+				continue
+			}
 			return nil, fmt.Errorf("process %s is starting or removing the lab in %s: wait for it, or end it and run `lab down`", strings.TrimSpace(string(holder[:n])), d)
 		}
 		// The previous holder may have removed the file between open and lock.
