@@ -87,6 +87,7 @@ verify: ## Check that generated files are current.
 .PHONY: lint
 lint: ## Run golangci-lint, which also holds the import rules.
 	$(GOLANGCI_LINT) run
+	cd test/lab && go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint run
 
 ##@ Test
 
