@@ -1,0 +1,228 @@
+package identity
+
+import (
+	"context"
+	"crypto/sha256"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/typed/authentication/v1"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/sidecar"
+)
+
+// Keys of what the API server says of a pod's token, from k8s.io/apiserver/pkg/authentication/serviceaccount.
+const (
+	extraPodName = "authentication.kubernetes.io/pod-name"
+	extraPodUID  = "authentication.kubernetes.io/pod-uid"
+)
+
+const serviceAccountPrefix = "system:serviceaccount:"
+
+// maxCachedTokens bounds the memory of what was reviewed; beyond it, tokens are reviewed again.
+const maxCachedTokens = 1 << 16
+
+// Pod is what the control plane itself knows of a pod.
+type Pod struct{ Namespace, Name, UID, ServiceAccount, Owner string }
+
+// Pods is the control plane's own view of the pods.
+type Pods interface {
+	// Pod returns the live pod of that name.
+	Pod(namespace, name string) (Pod, bool)
+	// PodAt returns the live pod that alone has the address.
+	PodAt(address netip.Addr) (Pod, bool)
+}
+
+// Reviewer asks whether a token is genuine. An error means that nobody could be asked; a refusal is a *Refusal.
+type Reviewer interface {
+	Review(ctx context.Context, token string) (TokenIdentity, error)
+}
+
+// TokenIdentity is whom a genuine token was made for.
+type TokenIdentity struct{ Namespace, ServiceAccount, Pod, PodUID string }
+
+// Refusal says why a token is not accepted.
+type Refusal struct{ Reason string }
+
+func (r *Refusal) Error() string { return r.Reason }
+
+// Authenticator verifies the token on a proxy's stream and binds the stream to the pod that the token was made for.
+// It is safe for concurrent use.
+type Authenticator struct {
+	reviewer Reviewer
+	pods     Pods
+	now      func() time.Time
+
+	mu     sync.Mutex
+	cached map[[sha256.Size]byte]cachedToken
+}
+
+type cachedToken struct {
+	identity TokenIdentity
+	expiry   time.Time
+}
+
+// NewAuthenticator returns an authenticator that asks reviewer once for each token.
+func NewAuthenticator(reviewer Reviewer, pods Pods, now func() time.Time) *Authenticator {
+	return &Authenticator{reviewer: reviewer, pods: pods, now: now, cached: map[[sha256.Size]byte]cachedToken{}}
+}
+
+// Authenticate returns the proxy that a bearer token stands for. Its errors are gRPC statuses: Unauthenticated with the
+// reason, or Unavailable when the token could not be verified and the proxy should try again.
+func (a *Authenticator) Authenticate(ctx context.Context, token string) (resource.Proxy, error) {
+	identity, err := a.identify(ctx, token)
+	if err != nil {
+		return resource.Proxy{}, err
+	}
+	pod, ok := a.pods.Pod(identity.Namespace, identity.Pod)
+	switch {
+	case !ok:
+		return resource.Proxy{}, unauthenticated("token is of pod %s/%s, which is not known (deleted, or too new: then the proxy's next try works)",
+			identity.Namespace, identity.Pod)
+	case pod.UID != identity.PodUID:
+		return resource.Proxy{}, unauthenticated("token is of another pod: of a former %s/%s with UID %s, the one that runs has %s",
+			identity.Namespace, identity.Pod, identity.PodUID, pod.UID)
+	case pod.ServiceAccount != identity.ServiceAccount:
+		return resource.Proxy{}, unauthenticated("token is of service account %s/%s, but pod %s/%s runs as %s",
+			identity.Namespace, identity.ServiceAccount, identity.Namespace, identity.Pod, pod.ServiceAccount)
+	}
+	if other, ok := a.caller(ctx); ok && other.UID != pod.UID {
+		return resource.Proxy{}, unauthenticated("token is of another pod: of %s/%s, but it was sent from pod %s/%s",
+			pod.Namespace, pod.Name, other.Namespace, other.Name)
+	}
+	return resource.Proxy{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, ServiceAccount: pod.ServiceAccount, Owner: pod.Owner}, nil
+}
+
+// caller returns the pod at the other end of the stream. On the way through a gateway or a masquerading node it is not known.
+func (a *Authenticator) caller(ctx context.Context) (Pod, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Pod{}, false
+	}
+	tcp, ok := p.Addr.(*net.TCPAddr)
+	if !ok {
+		return Pod{}, false
+	}
+	return a.pods.PodAt(tcp.AddrPort().Addr().Unmap())
+}
+
+// identify returns whom a token was made for, from the cache or the reviewer. What the token says of itself is used only to refuse
+// it early and in clear words, and to know how long a review holds.
+func (a *Authenticator) identify(ctx context.Context, token string) (TokenIdentity, error) {
+	claims, err := parseClaims(token)
+	if err != nil {
+		return TokenIdentity{}, err
+	}
+	expiry := claims.Expiry.Time()
+	if !a.now().Before(expiry) {
+		return TokenIdentity{}, unauthenticated("token expired at %s", stamp(expiry))
+	}
+	if !slices.Contains(claims.Audience, sidecar.TokenAudience) {
+		return TokenIdentity{}, unauthenticated("token is for the audience %q, not %q", strings.Join(claims.Audience, ", "), sidecar.TokenAudience)
+	}
+	key := sha256.Sum256([]byte(token))
+	if identity, ok := a.lookup(key); ok {
+		return identity, nil
+	}
+	identity, err := a.reviewer.Review(ctx, token)
+	if refusal, ok := err.(*Refusal); ok {
+		return TokenIdentity{}, unauthenticated("token is not genuine: %s", refusal.Reason)
+	}
+	if err != nil {
+		return TokenIdentity{}, status.Errorf(codes.Unavailable, "token could not be verified: %v", err)
+	}
+	if identity.Pod == "" || identity.PodUID == "" {
+		return TokenIdentity{}, unauthenticated("token of service account %s/%s is not bound to a pod", identity.Namespace, identity.ServiceAccount)
+	}
+	a.store(key, cachedToken{identity: identity, expiry: expiry})
+	return identity, nil
+}
+
+func (a *Authenticator) lookup(key [sha256.Size]byte) (TokenIdentity, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c, ok := a.cached[key]
+	return c.identity, ok && a.now().Before(c.expiry)
+}
+
+func (a *Authenticator) store(key [sha256.Size]byte, c cachedToken) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.cached) >= maxCachedTokens {
+		now := a.now()
+		for k, old := range a.cached {
+			if !now.Before(old.expiry) {
+				delete(a.cached, k)
+			}
+		}
+	}
+	if len(a.cached) < maxCachedTokens {
+		a.cached[key] = c
+	}
+}
+
+// parseClaims reads what a token says of itself, unverified.
+func parseClaims(token string) (jwt.Claims, error) {
+	algorithms := []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.ES256, jose.ES384, jose.ES512, jose.PS256, jose.PS384, jose.PS512}
+	parsed, err := jwt.ParseSigned(token, algorithms)
+	if err != nil {
+		return jwt.Claims{}, unauthenticated("the stream carries no service account token")
+	}
+	var claims jwt.Claims
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil || claims.Expiry == nil {
+		return jwt.Claims{}, unauthenticated("the stream carries no service account token that expires")
+	}
+	return claims, nil
+}
+
+func unauthenticated(format string, args ...any) error {
+	return status.Errorf(codes.Unauthenticated, format, args...)
+}
+
+// TokenReviewer asks the API server. The operator needs to create tokenreviews for it.
+type TokenReviewer struct{ Client v1.TokenReviewInterface }
+
+// Review implements Reviewer.
+func (r TokenReviewer) Review(ctx context.Context, token string) (TokenIdentity, error) {
+	review, err := r.Client.Create(ctx, &authenticationv1.TokenReview{
+		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{sidecar.TokenAudience}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return TokenIdentity{}, err
+	}
+	if !review.Status.Authenticated || !slices.Contains(review.Status.Audiences, sidecar.TokenAudience) {
+		reason := review.Status.Error
+		if reason == "" {
+			reason = "the API server does not accept it"
+		}
+		return TokenIdentity{}, &Refusal{Reason: reason}
+	}
+	namespace, account, ok := strings.Cut(strings.TrimPrefix(review.Status.User.Username, serviceAccountPrefix), ":")
+	if !ok || !strings.HasPrefix(review.Status.User.Username, serviceAccountPrefix) {
+		return TokenIdentity{}, &Refusal{Reason: review.Status.User.Username + " is no service account"}
+	}
+	return TokenIdentity{
+		Namespace: namespace, ServiceAccount: account,
+		Pod:    first(review.Status.User.Extra[extraPodName]),
+		PodUID: first(review.Status.User.Extra[extraPodUID]),
+	}, nil
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}

@@ -1,0 +1,114 @@
+package identity
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// refreshInterval is how often expired roots are dropped.
+const refreshInterval = 10 * time.Minute
+
+// Watch feeds Materials from the API server. Each object is watched by its name, so that the operator's rights need not
+// reach any other Secret, least of all the root's.
+type Watch struct {
+	Client    kubernetes.Interface
+	Namespace string
+	Materials *Materials
+}
+
+// NeedLeaderElection is false: every replica signs and serves.
+func (*Watch) NeedLeaderElection() bool { return false }
+
+// Start watches until ctx ends.
+func (w *Watch) Start(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, controller := range w.controllers() {
+		running.Go(func() { controller.RunWithContext(ctx) })
+	}
+	running.Go(func() { w.refresh(ctx) })
+	running.Wait()
+	return nil
+}
+
+func (w *Watch) controllers() []cache.Controller {
+	controllers := []cache.Controller{w.trust()}
+	for _, name := range []string{Intermediate, WebhookCertificate, ControlPlaneCertificate} {
+		controllers = append(controllers, w.secret(name))
+	}
+	return controllers
+}
+
+func (w *Watch) secret(name string) cache.Controller {
+	secrets := w.Client.CoreV1().Secrets(w.Namespace)
+	return single(name, &corev1.Secret{},
+		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return secrets.List(ctx, o) },
+		secrets.Watch,
+		func(object any) {
+			if s, ok := object.(*corev1.Secret); ok {
+				w.Materials.SetSecret(s)
+			}
+		})
+}
+
+func (w *Watch) trust() cache.Controller {
+	maps := w.Client.CoreV1().ConfigMaps(w.Namespace)
+	return single(TrustConfigMap, &corev1.ConfigMap{},
+		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return maps.List(ctx, o) },
+		maps.Watch,
+		func(object any) {
+			if m, ok := object.(*corev1.ConfigMap); ok {
+				w.Materials.SetTrusted([]byte(m.Data[CAKey]))
+			}
+		})
+}
+
+// single watches one object. Its deletion changes nothing: what is in memory serves until there is something newer.
+func single(
+	name string, kind runtime.Object,
+	list func(context.Context, metav1.ListOptions) (runtime.Object, error),
+	follow func(context.Context, metav1.ListOptions) (watch.Interface, error),
+	set func(any),
+) cache.Controller {
+	only := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+		return o
+	}
+	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: &cache.ListWatch{
+			ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, only(o)) },
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return follow(ctx, only(o)) },
+		},
+		ObjectType: kind,
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    set,
+			UpdateFunc: func(_, object any) { set(object) },
+		},
+	})
+	return controller
+}
+
+func (w *Watch) refresh(ctx context.Context) {
+	tick := time.NewTicker(refreshInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			w.Materials.Refresh()
+		}
+	}
+}
+
+// String names the runnable in logs.
+func (w *Watch) String() string { return fmt.Sprintf("certificates of namespace %s", w.Namespace) }
