@@ -28,7 +28,8 @@ func ensureSystem(ctx context.Context, report *progress.Reporter) error {
 }
 
 func upCommand() *cobra.Command {
-	return &cobra.Command{
+	var ipv4 bool
+	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the lab and wait until it is ready",
 		Args:  cobra.NoArgs,
@@ -45,7 +46,7 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = cluster.Up(cmd.Context(), cluster.Options{Dir: dir, Cache: cache, Report: report})
+			err = cluster.Up(cmd.Context(), cluster.Options{Dir: dir, Cache: cache, Report: report, IPv4Only: ipv4})
 			if cmd.Context().Err() != nil {
 				return interrupted(dir, report)
 			}
@@ -56,6 +57,8 @@ func upCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&ipv4, "ipv4", false, "IPv4 only, as on a machine without IPv6")
+	return cmd
 }
 
 // interrupted removes what an interrupted start has made.

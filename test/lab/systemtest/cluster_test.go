@@ -50,6 +50,19 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestIPv4Only starts what a machine without IPv6 gets.
+func TestIPv4Only(t *testing.T) {
+	l := newLab(t)
+	before := l.inventory()
+	l.run("up", "--ipv4")
+	k := newKubectl(t, l)
+	if addresses := k.run("get", "service", "kube-dns", "--namespace=kube-system", "--output=jsonpath={.spec.clusterIPs}"); addresses != `["10.96.0.10"]` {
+		t.Errorf("addresses of the cluster's DNS: %s", addresses)
+	}
+	l.run("down")
+	l.wantUnchanged(before)
+}
+
 // kubectl runs kubectl with the environment that `lab env` prints.
 type kubectl struct {
 	t    *testing.T

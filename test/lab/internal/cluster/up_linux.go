@@ -35,6 +35,8 @@ type Options struct {
 	Dir    Dir
 	Cache  *component.Cache
 	Report *progress.Reporter
+	// IPv4Only makes a lab without IPv6 even where the machine has it.
+	IPv4Only bool
 }
 
 // Up starts a lab and waits until it is ready. A lab that is up already is
@@ -112,7 +114,7 @@ func start(ctx context.Context, o Options, components map[string]string) (*State
 	if err != nil {
 		return nil, errors.Join(err, o.Dir.clear())
 	}
-	state.IPv6 = features.IPv6
+	state.IPv6 = features.IPv6 && !o.IPv4Only
 	groups, err := host.DetectCgroups()
 	if err != nil {
 		return nil, errors.Join(err, o.Dir.clear())

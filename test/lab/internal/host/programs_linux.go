@@ -32,7 +32,6 @@ func dependencies() []dependency {
 		{"conntrack", "conntrack", "kube-proxy forgets connections with it"},
 		{"ip", "iproute2", "shows a node's network to people"},
 		{"mount", "mount", "the kubelet mounts volumes with it"},
-		{"modprobe", "kmod", "loads kernel modules"},
 		{"ldd", "libc-bin", "lists the libraries of Envoy's image"},
 	}
 }

@@ -25,7 +25,8 @@ type Inventory map[string]string
 func Take(marks, paths []string) (Inventory, error) {
 	found := Inventory{}
 	for _, list := range []func(Inventory) error{
-		mounts, links, cgroups, settings,
+		mounts, links, settings,
+		func(i Inventory) error { return cgroups(i, marks) },
 		func(i Inventory) error { return processes(i, marks) },
 		func(i Inventory) error { return exists(i, paths) },
 	} {
@@ -85,8 +86,9 @@ func links(found Inventory) error {
 	return nil
 }
 
-// cgroups lists every group, and what each version 2 root hands to its children.
-func cgroups(found Inventory) error {
+// cgroups lists the groups, and what a version 2 root hands to its children.
+// Groups of systemd and of other labs come and go with what is in them.
+func cgroups(found Inventory, marks []string) error {
 	return filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it ended while it was listed
@@ -95,6 +97,9 @@ func cgroups(found Inventory) error {
 			return err
 		}
 		if entry.IsDir() {
+			if foreign(entry.Name()) && !mentions([]byte(path), marks) {
+				return fs.SkipDir
+			}
 			found["cgroup "+path] = ""
 		}
 		if path == "/sys/fs/cgroup/cgroup.subtree_control" {
@@ -104,6 +109,14 @@ func cgroups(found Inventory) error {
 		}
 		return nil
 	})
+}
+
+func foreign(group string) bool {
+	switch filepath.Ext(group) {
+	case ".scope", ".service", ".slice":
+		return true
+	}
+	return strings.HasPrefix(group, "tulle-lab-")
 }
 
 // volatile are settings that change by themselves, and folders whose entries
