@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -79,6 +80,9 @@ func (d *demo) makeArchive(ctx context.Context, i image, reference, archive stri
 	return runProgram(ctx, io.Discard, labProgram(d.root), args...)
 }
 
+// imagesFile tells the end-to-end tests what the images are called.
+func (d *demo) imagesFile() string { return filepath.Join(d.root, "bin", "images.json") }
+
 // withImages names the images in manifests as the cluster has them.
 func (d *demo) withImages(manifests string) string {
 	for placeholder, reference := range d.references {
@@ -97,7 +101,7 @@ func (d *demo) provideImages(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(archives)
-	d.references = map[string]string{}
+	d.references = d.target.images()
 	var names []string
 	for _, i := range images() {
 		tag, err := d.tag(i)
@@ -114,6 +118,13 @@ func (d *demo) provideImages(ctx context.Context) (string, error) {
 		}
 		d.references[i.placeholder()] = reference
 		names = append(names, i.name)
+	}
+	references, err := json.MarshalIndent(d.references, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(d.imagesFile(), append(references, '\n'), 0o644); err != nil {
+		return "", err
 	}
 	return strings.Join(names, ", ") + d.target.imagesOutcome(), nil
 }

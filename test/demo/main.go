@@ -45,11 +45,11 @@ func run(ctx context.Context, args []string) error {
 		{"cluster", d.startCluster},
 		{"images", d.provideImages},
 		{"cert-manager", d.installCertManager},
-		{"tulle", d.installTulle},
+		{"Tulle", d.installTulle},
 	}
 	show := []step{
-		{"bookinfo", d.applySample},
-		{"mesh", d.awaitMesh},
+		{"Bookinfo", d.applySample},
+		{"Mesh", d.awaitMesh},
 		{"traffic", d.sendTraffic},
 		{"evidence", d.collectEvidence},
 	}

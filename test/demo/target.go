@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ type target interface {
 	// provideImage makes the image in an archive available to the cluster's nodes under its reference.
 	provideImage(ctx context.Context, archive, reference string) error
 	imagesOutcome() string
+	// images returns what stands for images that are not built here, by their names in manifests.
+	images() map[string]string
 	// next says how to go on from a shell.
 	next() string
 	down(ctx context.Context, d *demo) (string, error)
@@ -30,9 +33,13 @@ func labProgram(root string) string { return filepath.Join(root, "bin", "lab") }
 
 // lab is the one-node Kubernetes on this machine.
 type lab struct {
-	root    string
-	console *console
+	root       string
+	console    *console
+	envoyImage string // that the lab's nodes have
 }
+
+// envoyImage is what dist/install.yaml runs as proxies.
+const envoyImage = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
 
 func (l *lab) describe() string { return "the lab, a one-node Kubernetes on this machine" }
 
@@ -46,22 +53,30 @@ func (l *lab) start(ctx context.Context) (kubectl, error) {
 	if err := cmd.Run(); err != nil {
 		return kubectl{}, fmt.Errorf("lab env: %w", err)
 	}
-	return labKubectl(lines.String())
+	settings, err := shellSettings(ctx, lines.String())
+	if err != nil {
+		return kubectl{}, err
+	}
+	l.envoyImage = settings.envoyImage
+	return kubectl{program: settings.kubectl, kubeconfig: settings.kubeconfig}, nil
 }
 
-// labKubectl reads what `lab env` prints: shell lines that set KUBECONFIG and put kubectl on PATH.
-func labKubectl(lines string) (kubectl, error) {
-	// A shell reads shell lines best.
-	cmd := exec.Command("/bin/sh", "-ec", lines+"\nprintf '%s\\n' \"$KUBECONFIG\"; command -v kubectl")
-	output, err := cmd.Output()
+// labSettings are what the demo needs of the lab's environment.
+type labSettings struct{ kubeconfig, envoyImage, kubectl string }
+
+// shellSettings reads what `lab env` prints: shell lines. A shell reads those best.
+func shellSettings(ctx context.Context, lines string) (labSettings, error) {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-euc", lines+`
+printf '%s\n' "$KUBECONFIG" "$TULLE_ENVOY_IMAGE" "$(command -v kubectl)"`)
+	output, err := cmd.CombinedOutput()
 	if err != nil {
-		return kubectl{}, fmt.Errorf("lab env: %w: %s", err, lines)
+		return labSettings{}, fmt.Errorf("lab env: %w: %s", err, output)
 	}
-	fields := strings.Fields(string(output))
-	if len(fields) != 2 {
-		return kubectl{}, fmt.Errorf("lab env sets no KUBECONFIG or no kubectl: %s", lines)
+	values := strings.Split(strings.TrimSpace(string(output)), "\n")
+	if len(values) != 3 || values[2] == "" {
+		return labSettings{}, fmt.Errorf("lab env sets no KUBECONFIG, TULLE_ENVOY_IMAGE or kubectl: %s", lines)
 	}
-	return kubectl{kubeconfig: fields[0], program: fields[1]}, nil
+	return labSettings{kubeconfig: values[0], envoyImage: values[1], kubectl: values[2]}, nil
 }
 
 // run runs a command of the lab and prints what it says as lines of a step.
@@ -84,6 +99,9 @@ func runProgram(ctx context.Context, out io.Writer, program string, args ...stri
 	}
 	return nil
 }
+
+// images of the lab: it can't pull, and has a build of the same Envoy under a name of its own.
+func (l *lab) images() map[string]string { return map[string]string{envoyImage: l.envoyImage} }
 
 func (l *lab) imagePrefix() string { return "tulle.dev/" }
 
@@ -111,7 +129,12 @@ type givenCluster struct {
 	registry   string
 }
 
-func (g *givenCluster) describe() string { return "the cluster of KUBECONFIG=" + g.kubeconfig }
+func (g *givenCluster) describe() string {
+	return "the cluster of KUBECONFIG=" + g.kubeconfig + `
+
+It builds three images and pushes them to REGISTRY (` + cmp.Or(g.registry, "not set") + `), and makes, unless they are there,
+the namespaces cert-manager, tulle-system and bookinfo, with CRDs and webhooks. make demo-down removes what it made.`
+}
 
 func (g *givenCluster) start(context.Context) (kubectl, error) {
 	if g.registry == "" {
@@ -121,6 +144,8 @@ func (g *givenCluster) start(context.Context) (kubectl, error) {
 	}
 	return kubectl{program: "kubectl", kubeconfig: g.kubeconfig}, nil
 }
+
+func (g *givenCluster) images() map[string]string { return map[string]string{} }
 
 func (g *givenCluster) imagePrefix() string { return strings.TrimSuffix(g.registry, "/") + "/" }
 

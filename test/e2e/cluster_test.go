@@ -1,5 +1,3 @@
-//go:build e2e
-
 // Package e2e tests Tulle as its users meet it: through kubectl, on a real cluster where this checkout's Tulle is
 // installed. `make test-e2e` brings the cluster.
 package e2e
