@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 		if err := d.console.run(ctx, append(install, show...)); err != nil {
 			return err
 		}
-		fmt.Print(d.report().String(), d.target.next())
+		fmt.Println(d.report())
 		return nil
 	case "install":
 		d.console.heading("Tulle, on " + d.target.describe())

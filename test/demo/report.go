@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -36,7 +37,7 @@ func (d *demo) report() *report {
 	r.counts(f)
 	r.mtls(f)
 	r.memory(f)
-	r.next()
+	r.next(d.target.shell())
 	return r
 }
 
@@ -69,12 +70,13 @@ func share(part, whole int64) string {
 	if whole == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
+	// Rounded down, so that 100 % means all.
+	return fmt.Sprintf("%.1f %%", math.Floor(1000*float64(part)/float64(whole))/10)
 }
 
 func (r *report) counts(f findings) {
 	r.section("Counted on both sides")
-	rows := []string{"service\tversion\tthe client saw\tthe service counted\t"}
+	rows := []string{"service\tversion\tthe client saw\tthe service counted"}
 	for _, b := range backends(f.counted) {
 		saw := f.load.saw(b.service, b.version)
 		if b.service == "datastore" {
@@ -122,14 +124,20 @@ func (r *report) memory(f findings) {
 	r.table(rows...)
 }
 
-func (r *report) next() {
+// next says how to go on; shell is what a person's shell needs first, if anything.
+func (r *report) next(shell string) {
 	r.section("Next")
-	r.table(
-		"kubectl -n bookinfo port-forward svc/productpage 9080\tthe page, at http://localhost:9080; sign in as jason and reload",
-		"kubectl -n bookinfo edit mesh bookinfo\tchange 90 and 10, and measure again:",
-		"kubectl -n bookinfo exec deploy/loadgen -- bookinfo load -rate 100 -for 10s\t",
-		"kubectl -n bookinfo logs deploy/reviews-v2 -c tulle-proxy --tail 3\twhat a proxy logs of a request",
-		"kubectl explain mesh.spec\tall that a Mesh can say",
-		"make demo-down\tremove it all",
-	)
+	var rows []string
+	if shell != "" {
+		rows = append(rows, "your shell\t"+shell)
+	}
+	r.table(append(rows,
+		"the page\tkubectl -n bookinfo port-forward svc/productpage 9080",
+		"\thttp://localhost:9080; sign in as jason and reload",
+		"another split\tkubectl -n bookinfo edit mesh bookinfo",
+		"measure it\tkubectl -n bookinfo exec deploy/loadgen -- bookinfo load -rate 100 -for 10s",
+		"a proxy's log\tkubectl -n bookinfo logs deploy/reviews-v2 -c tulle-proxy --tail 3",
+		"the Mesh's fields\tkubectl explain mesh.spec --recursive",
+		"the end\tmake demo-down",
+	)...)
 }

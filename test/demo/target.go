@@ -23,8 +23,8 @@ type target interface {
 	imagesOutcome() string
 	// images returns what stands for images that are not built here, by their names in manifests.
 	images() map[string]string
-	// next says how to go on from a shell.
-	next() string
+	// shell is what points a shell at the cluster; nothing when it is.
+	shell() string
 	down(ctx context.Context, d *demo) (string, error)
 }
 
@@ -111,9 +111,7 @@ func (l *lab) provideImage(ctx context.Context, archive, _ string) error {
 
 func (l *lab) imagesOutcome() string { return ": built and loaded" }
 
-func (l *lab) next() string {
-	return "  eval \"$(make -s lab-env)\"                  point kubectl at the lab\n"
-}
+func (l *lab) shell() string { return `eval "$(make -s lab-env)"` }
 
 func (l *lab) down(ctx context.Context, _ *demo) (string, error) {
 	if err := l.run(ctx, "down", "down"); err != nil {
@@ -155,7 +153,7 @@ func (g *givenCluster) provideImage(ctx context.Context, archive, reference stri
 
 func (g *givenCluster) imagesOutcome() string { return ": built and pushed to " + g.registry }
 
-func (g *givenCluster) next() string { return "" }
+func (g *givenCluster) shell() string { return "" }
 
 func (g *givenCluster) down(ctx context.Context, d *demo) (string, error) {
 	d.kubectl = kubectl{program: "kubectl", kubeconfig: g.kubeconfig}
