@@ -131,8 +131,12 @@ test-integration: $(LAB) ## Controllers and webhooks against a real API server, 
 	go test -count=1 -p 1 -timeout 20m ./test/integration/...
 
 .PHONY: test-e2e
-test-e2e: $(LAB) ## The demo's claims on a real cluster: the lab (needs root), or that of KUBECONFIG.
-	go test -count=1 -timeout 30m ./test/e2e/...
+test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs root), or that of KUBECONFIG.
+	@if [ -n "$$KUBECONFIG" ]; then go run ./test/demo install; else \
+	  TULLE_STATE="$$(mktemp -d)"; export TULLE_STATE; trap '$(LAB) down; rm -rf "$$TULLE_STATE"' EXIT; \
+	  go run ./test/demo install; eval "$$($(LAB) env)"; \
+	fi; \
+	go test -count=1 -parallel 4 -timeout 15m ./test/e2e/...
 
 .PHONY: bench
 bench: $(LAB) ## Measure speed and memory, against a baseline in the same run.
