@@ -50,7 +50,7 @@ func (w *Watch) controllers() []cache.Controller {
 
 func (w *Watch) secret(name string) cache.Controller {
 	secrets := w.Client.CoreV1().Secrets(w.Namespace)
-	return single(name, &corev1.Secret{},
+	return single(w.Client, name, &corev1.Secret{},
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return secrets.List(ctx, o) },
 		secrets.Watch,
 		func(object any) {
@@ -62,7 +62,7 @@ func (w *Watch) secret(name string) cache.Controller {
 
 func (w *Watch) trust() cache.Controller {
 	maps := w.Client.CoreV1().ConfigMaps(w.Namespace)
-	return single(TrustConfigMap, &corev1.ConfigMap{},
+	return single(w.Client, TrustConfigMap, &corev1.ConfigMap{},
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return maps.List(ctx, o) },
 		maps.Watch,
 		func(object any) {
@@ -74,7 +74,7 @@ func (w *Watch) trust() cache.Controller {
 
 // single watches one object. Its deletion changes nothing: what is in memory serves until there is something newer.
 func single(
-	name string, kind runtime.Object,
+	client any, name string, kind runtime.Object,
 	list func(context.Context, metav1.ListOptions) (runtime.Object, error),
 	follow func(context.Context, metav1.ListOptions) (watch.Interface, error),
 	set func(any),
@@ -84,10 +84,10 @@ func single(
 		return o
 	}
 	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: &cache.ListWatch{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 			ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, only(o)) },
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return follow(ctx, only(o)) },
-		},
+		}, client),
 		ObjectType: kind,
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    set,
