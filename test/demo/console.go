@@ -1,10 +1,12 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -15,17 +17,17 @@ type step struct {
 	run  func(context.Context) (outcome string, err error)
 }
 
-// silence is the longest that a step says nothing.
-const silence = 10 * time.Second
+// patience is how often a step that takes long says what it is doing.
+const patience = 10 * time.Second
 
 // console prints steps with the time since the start.
 type console struct {
 	now   func() time.Time
 	start time.Time
 
-	mu     sync.Mutex
-	out    io.Writer
-	latest time.Time // when the last line was printed
+	mu    sync.Mutex
+	out   io.Writer
+	doing string
 }
 
 func newConsole(out io.Writer, now func() time.Time) *console {
@@ -36,7 +38,6 @@ func (c *console) heading(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fmt.Fprintf(c.out, "\n%s\n\n", text)
-	c.latest = c.now()
 }
 
 // line prints one line of a step.
@@ -45,7 +46,13 @@ func (c *console) line(step, text string) {
 	defer c.mu.Unlock()
 	elapsed := c.now().Sub(c.start)
 	fmt.Fprintf(c.out, "%3d:%02d  %-13s %s\n", int(elapsed.Minutes()), int(elapsed.Seconds())%60, step, text)
-	c.latest = c.now()
+}
+
+// set says what the running step is doing; it is printed only when that takes long.
+func (c *console) set(doing string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.doing = doing
 }
 
 // run runs steps until one fails.
@@ -60,43 +67,45 @@ func (c *console) run(ctx context.Context, steps []step) error {
 	return nil
 }
 
-// runOne runs a step and says that it is still at work when nothing else was printed for a while.
+// runOne runs a step and says every now and then what it is doing.
 func (c *console) runOne(ctx context.Context, s step) (outcome string, err error) {
+	c.set("")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		outcome, err = s.run(ctx)
 	}()
-	ticker := time.NewTicker(silence)
+	ticker := time.NewTicker(patience)
 	defer ticker.Stop()
-	began := c.now()
 	for {
 		select {
 		case <-done:
 			return outcome, err
 		case <-ticker.C:
 			c.mu.Lock()
-			quiet := c.now().Sub(c.latest) >= silence
+			doing := c.doing
 			c.mu.Unlock()
-			if quiet {
-				c.line(s.name, fmt.Sprintf("… %d s", int(c.now().Sub(began).Seconds())))
-			}
+			c.line(s.name, "… "+doing)
 		}
 	}
 }
 
-// pipe prints what a program writes, line by line, as lines of a step. The returned function waits for its end.
-func (c *console) pipe(step string) (io.WriteCloser, func()) {
-	reader, writer := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		lines := bufio.NewScanner(reader)
-		for lines.Scan() {
-			c.line(step, lines.Text())
+// status takes the lines that a program writes as what the running step is doing.
+type status struct {
+	console *console
+	pending []byte
+}
+
+// Write implements io.Writer.
+func (s *status) Write(text []byte) (int, error) {
+	s.pending = append(s.pending, text...)
+	for {
+		line, rest, found := bytes.Cut(s.pending, []byte("\n"))
+		if !found {
+			return len(text), nil
 		}
-		// A line too long to print must not block the program.
-		_, _ = io.Copy(io.Discard, reader)
-	}()
-	return writer, func() { writer.Close(); <-done }
+		// The lab starts its lines with a time of its own.
+		s.console.set(strings.TrimSpace(regexp.MustCompile(`^\[ *[0-9.]+s\]`).ReplaceAllString(string(line), "")))
+		s.pending = rest
+	}
 }

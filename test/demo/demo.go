@@ -83,6 +83,7 @@ func (d *demo) applySample(ctx context.Context) (string, error) {
 	if err := d.kubectl.apply(ctx, d.withImages(strings.Join(manifests, "---\n"))); err != nil {
 		return "", err
 	}
+	d.console.set("waiting for its pods")
 	if err := d.kubectl.rollout(ctx, sampleNamespace, 2*time.Minute); err != nil {
 		return "", err
 	}
@@ -109,6 +110,7 @@ func (d *demo) pods(ctx context.Context) ([]corev1.Pod, error) {
 }
 
 func (d *demo) awaitMesh(ctx context.Context) (string, error) {
+	d.console.set("waiting for condition Ready")
 	_, err := d.kubectl.run(ctx, "-n", sampleNamespace, "wait", "--for=condition=Ready", "mesh/bookinfo", "--timeout=60s")
 	if err != nil {
 		state, stateErr := d.kubectl.run(ctx, "-n", sampleNamespace, "get", "mesh", "bookinfo", "-o",

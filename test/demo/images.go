@@ -41,6 +41,7 @@ func (d *demo) binary(p program) string { return filepath.Join(d.root, "bin", fi
 func (d *demo) buildPrograms(ctx context.Context) error {
 	for _, i := range images() {
 		for _, p := range i.programs {
+			d.console.set("building " + p.pkg)
 			cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", d.binary(p), p.pkg)
 			cmd.Dir = d.root
 			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
@@ -110,6 +111,7 @@ func (d *demo) provideImages(ctx context.Context) (string, error) {
 		}
 		reference := d.target.imagePrefix() + i.name + ":" + tag
 		archive := filepath.Join(archives, i.name+".tar")
+		d.console.set("providing " + reference)
 		if err := d.makeArchive(ctx, i, reference, archive); err != nil {
 			return "", err
 		}

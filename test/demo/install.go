@@ -53,6 +53,7 @@ func (d *demo) installCertManager(ctx context.Context) (string, error) {
 	if present {
 		return "is there", nil
 	}
+	d.console.set("installing it and waiting for its pods")
 	if _, err := d.claim(ctx, certManagerNamespace); err != nil {
 		return "", err
 	}
@@ -78,6 +79,7 @@ func (d *demo) installTulle(ctx context.Context) (string, error) {
 	if err := d.kubectl.apply(ctx, d.withImages(string(manifests))); err != nil {
 		return "", err
 	}
+	d.console.set("waiting for its pods")
 	if err := d.kubectl.rollout(ctx, tulleNamespace, 2*time.Minute); err != nil {
 		return "", err
 	}

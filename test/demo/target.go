@@ -44,7 +44,7 @@ const envoyImage = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
 func (l *lab) describe() string { return "the lab, a one-node Kubernetes on this machine" }
 
 func (l *lab) start(ctx context.Context) (kubectl, error) {
-	if err := l.run(ctx, "cluster", "up"); err != nil {
+	if err := l.run(ctx, "up"); err != nil {
 		return kubectl{}, err
 	}
 	var lines bytes.Buffer
@@ -79,23 +79,22 @@ printf '%s\n' "$KUBECONFIG" "$TULLE_ENVOY_IMAGE" "$(command -v kubectl)"`)
 	return labSettings{kubeconfig: values[0], envoyImage: values[1], kubectl: values[2]}, nil
 }
 
-// run runs a command of the lab and prints what it says as lines of a step.
-func (l *lab) run(ctx context.Context, step string, args ...string) error {
-	out, wait := l.console.pipe(step)
-	defer wait()
-	return runProgram(ctx, out, labProgram(l.root), args...)
+// run runs a command of the lab; what it says is what the running step is doing.
+func (l *lab) run(ctx context.Context, args ...string) error {
+	return runProgram(ctx, &status{console: l.console}, labProgram(l.root), args...)
 }
 
-// runProgram runs a program; its complaints go to out and, the last of them, into the error.
+// runProgram runs a program. What it says goes to out, and the end of that into the error.
 func runProgram(ctx context.Context, out io.Writer, program string, args ...string) error {
-	var tail bytes.Buffer
+	var all bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
 	// An interrupt reaches the program itself too: let it clean up.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.Stdout, cmd.Stderr = out, io.MultiWriter(out, &tail)
+	both := io.MultiWriter(out, &all)
+	cmd.Stdout, cmd.Stderr = both, both
 	if err := cmd.Run(); err != nil {
-		lines := strings.Split(strings.TrimSpace(tail.String()), "\n")
-		return fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, lines[len(lines)-1])
+		lines := strings.Split(strings.TrimSpace(all.String()), "\n")
+		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, strings.Join(lines[max(0, len(lines)-10):], "\n"))
 	}
 	return nil
 }
@@ -114,7 +113,7 @@ func (l *lab) imagesOutcome() string { return ": built and loaded" }
 func (l *lab) shell() string { return `eval "$(make -s lab-env)"` }
 
 func (l *lab) down(ctx context.Context, _ *demo) (string, error) {
-	if err := l.run(ctx, "down", "down"); err != nil {
+	if err := l.run(ctx, "down"); err != nil {
 		return "", err
 	}
 	return "the lab is gone; what was built stays cached", nil

@@ -63,6 +63,7 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.findings.since = time.Now()
+	d.console.set(fmt.Sprintf("sending %d requests a second for %s", trafficRate, trafficLength))
 	text, err := load(fmt.Sprintf("-rate=%d", trafficRate), "-for="+trafficLength.String(), "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery))
 	if err != nil {
 		return "", err
