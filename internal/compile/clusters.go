@@ -1,0 +1,201 @@
+package compile
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/internal/envoy"
+	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/features/mtls"
+	"github.com/tulle-mesh/tulle/internal/features/probes"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/sidecar"
+)
+
+// internalHeaders never leave the proxy. The real clusters remove them; a route can't, since the one for everything else serves
+// loops, which need them, and real clusters alike.
+func internalHeaders() []string { return []string{features.DestinationHeader, features.HopHeader} }
+
+func (c compilation) cluster(ref resource.Ref) (*resource.Resource, error) {
+	switch {
+	case ref.Name == inboundCluster:
+		return c.inboundCluster()
+	case ref.Name == passthroughCluster:
+		return sealCluster(envoy.OriginalDestinationCluster(passthroughCluster), resource.Resource{})
+	case strings.HasPrefix(ref.Name, localPrefix):
+		return c.localCluster(ref.Name)
+	case strings.HasPrefix(ref.Name, svcPrefix):
+		return c.versionCluster(ref.Name)
+	}
+	if a, ok := parseAddress(ref.Name); ok {
+		return c.addressCluster(a)
+	}
+	return nil, nil
+}
+
+// addressCluster answers a proxy that asks what an address is.
+func (c compilation) addressCluster(a addressName) (*resource.Resource, error) {
+	d := c.Address(a.address)
+	switch d.Kind {
+	case model.ServicePort:
+		if a.http && hasRules(d) {
+			return loop(a, d.Service)
+		}
+		return c.serviceCluster(a.name, a.http, d.Service, d.Port, "")
+	case model.PodAddress:
+		return c.podCluster(a, d.Workload)
+	case model.UnknownService:
+		// Not a removal: Envoy would stay subscribed, never ask again, and let every further request wait for the
+		// on-demand timeout. It is replaced when somebody comes to own the address.
+		return sealCluster(envoy.StaticCluster(a.name), resource.Resource{})
+	default:
+		return direct(a)
+	}
+}
+
+// hasRules reports whether requests to a Service's port follow HTTP rules, so that it needs a virtual host.
+func hasRules(d model.Destination) bool {
+	return d.Service.HasRoutes() && d.Port.Protocol != model.TCP
+}
+
+// loop sends the request that asked through the reroute listener: that request has chosen its route already, the one for
+// everything else, and must choose again now that its virtual host is there.
+func loop(a addressName, s *model.Service) (*resource.Resource, error) {
+	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(rerouteListener)))
+	envoy.SpeakHTTP(c)
+	return sealCluster(c, resource.Resource{
+		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
+		Origins: []resource.Origin{s.Mesh},
+	})
+}
+
+// direct calls an address outside of the mesh as the app would have.
+func direct(a addressName) (*resource.Resource, error) {
+	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address)))
+	if a.http {
+		envoy.SpeakHTTP(c, internalHeaders()...)
+	}
+	return sealCluster(c, resource.Resource{})
+}
+
+// podCluster calls a pod by its address.
+func (c compilation) podCluster(a addressName, w *model.Workload) (*resource.Resource, error) {
+	if mtls.PodAccess(w, a.address.Port()) == mtls.None {
+		return sealCluster(envoy.StaticCluster(a.name), resource.Resource{})
+	}
+	out := &features.Cluster{
+		Cluster:      envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address))),
+		Minor:        c.scope.Minor,
+		HTTP:         a.http,
+		Workload:     w,
+		WorkloadPort: a.address.Port(),
+	}
+	return c.finish(out, nil)
+}
+
+// versionCluster is what the routes of virtual hosts point at.
+func (c compilation) versionCluster(name string) (*resource.Resource, error) {
+	n, ok := parseService(strings.TrimPrefix(name, svcPrefix))
+	if !ok {
+		return nil, nil
+	}
+	s := c.Service(n.key)
+	if s == nil {
+		return nil, nil
+	}
+	for i := range s.Ports {
+		if s.Ports[i].Number == n.port {
+			return c.serviceCluster(name, true, s, &s.Ports[i], n.version)
+		}
+	}
+	return nil, nil
+}
+
+func (c compilation) serviceCluster(name string, http bool, s *model.Service, p *model.Port, version string) (*resource.Resource, error) {
+	endpoints := features.EndpointsName(s.Key, p.Number, version)
+	out := &features.Cluster{
+		Cluster: envoy.EndpointsCluster(name, endpoints),
+		Minor:   c.scope.Minor,
+		HTTP:    http,
+		Service: s,
+		Port:    p,
+		Warms:   []resource.Ref{{Type: resource.Endpoints, Name: endpoints}},
+	}
+	var from []resource.Origin
+	if s.Mesh != (resource.Origin{}) {
+		from = []resource.Origin{s.Mesh}
+	}
+	return c.finish(out, from)
+}
+
+// finish lets the features add to a cluster.
+func (c compilation) finish(out *features.Cluster, from []resource.Origin) (*resource.Resource, error) {
+	if out.HTTP {
+		envoy.SpeakHTTP(out.Cluster, internalHeaders()...)
+	}
+	for _, f := range c.features {
+		if f.Cluster != nil {
+			f.Cluster(out)
+		}
+	}
+	return sealCluster(out.Cluster, resource.Resource{Warms: out.Warms, Origins: from})
+}
+
+// inboundCluster hands to the app what the pod was sent, from source addresses by which redirection knows it.
+func (c compilation) inboundCluster() (*resource.Resource, error) {
+	w := c.workload()
+	if w == nil {
+		return nil, nil
+	}
+	out := envoy.OriginalDestinationCluster(inboundCluster)
+	envoy.SpeakHTTP(out, internalHeaders()...)
+	envoy.BindFrom(out, c.inboundSources(w)...)
+	return sealCluster(out, resource.Resource{})
+}
+
+// localCluster is a port of the app that is probed.
+func (c compilation) localCluster(name string) (*resource.Resource, error) {
+	w := c.workload()
+	port, err := parsePort(strings.TrimPrefix(name, localPrefix))
+	if w == nil || err != nil {
+		return nil, nil
+	}
+	out := probes.Cluster(w, port)
+	if out == nil {
+		return nil, nil
+	}
+	envoy.BindFrom(out, c.inboundSources(w)...)
+	return sealCluster(out, resource.Resource{})
+}
+
+// inboundSources are the source addresses of what the proxy sends to its own app.
+func (c compilation) inboundSources(w *model.Workload) []netip.Addr {
+	sources := []netip.Addr{netip.MustParseAddr(sidecar.InboundSource4)}
+	if c.ipv6(w) {
+		sources = append(sources, netip.MustParseAddr(sidecar.InboundSource6))
+	}
+	return sources
+}
+
+// ipv6 reports whether a pod has IPv6. As long as its addresses are not known, it is what the mesh has; the proxy may ask
+// before the kubelet has reported them.
+func (c compilation) ipv6(w *model.Workload) bool {
+	for _, a := range w.Addresses {
+		if a.Is6() {
+			return true
+		}
+	}
+	if len(w.Addresses) > 0 {
+		return false
+	}
+	m := c.MeshWide()
+	for _, ranges := range [][]netip.Prefix{m.ServiceRanges, m.PodRanges} {
+		for _, p := range ranges {
+			if p.Addr().Is6() {
+				return true
+			}
+		}
+	}
+	return false
+}

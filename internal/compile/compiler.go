@@ -1,0 +1,221 @@
+package compile
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// Compiler compiles what is asked for, and keeps it until a snapshot changes something that it was made from.
+// It may be used by several goroutines.
+type Compiler struct {
+	// onError is told of a resource that could not be made.
+	onError func(resource.ScopedRef, error)
+
+	mu sync.Mutex
+	// current is the newest snapshot.
+	current *model.Snapshot
+	// entries holds what was compiled, or is being compiled, and is what current says.
+	entries map[resource.ScopedRef]*entry
+	// readers says which entries were made from a key.
+	readers map[model.Key]map[resource.ScopedRef]*entry
+	// late are resources that were read from an older snapshot than current; they were not kept, so nobody would know when they change.
+	late map[resource.ScopedRef]struct{}
+	// bodies lets equal resources of different scopes share their bytes.
+	bodies map[bodyKey]*body
+}
+
+// entry is one compiled resource. The fields below done are set before it is closed and never after.
+type entry struct {
+	// since is the revision of the snapshot that it was made from; what it read has not changed since.
+	since uint64
+	done  chan struct{}
+
+	resource *resource.Resource
+	keys     []model.Key
+	body     *body
+}
+
+// body is what equal resources share, with the number of entries that do.
+type body struct {
+	resource *resource.Resource
+	entries  int
+}
+
+type bodyKey struct {
+	resource.Ref
+	version string
+}
+
+// NewCompiler returns a compiler that reports to onError what it could not make. The error names the objects that the resource
+// comes from; the resource is missing then, and everything else goes on.
+func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
+	return &Compiler{
+		onError: onError,
+		entries: map[resource.ScopedRef]*entry{},
+		readers: map[model.Key]map[resource.ScopedRef]*entry{},
+		late:    map[resource.ScopedRef]struct{}{},
+		bodies:  map[bodyKey]*body{},
+	}
+}
+
+// Advance makes s the newest snapshot. It returns its view, and what may differ in it from the view before: of all that was
+// read from any view until Advance returns. Snapshots must come in order and none may be left out, since each says what
+// changed from the one before.
+func (c *Compiler) Advance(s *model.Snapshot) (resource.View, []resource.ScopedRef) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := c.late
+	c.late = map[resource.ScopedRef]struct{}{}
+	if s != c.current {
+		c.invalidate(s.Changed(), changed)
+		c.current = s
+	}
+	return &view{c, s}, sorted(changed)
+}
+
+// invalidate drops what was made from one of the keys.
+func (c *Compiler) invalidate(keys []model.Key, changed map[resource.ScopedRef]struct{}) {
+	for _, key := range keys {
+		for ref, e := range c.readers[key] {
+			changed[ref] = struct{}{}
+			c.drop(ref, e)
+		}
+	}
+	// What is being compiled has not said yet what it reads.
+	for ref, e := range c.entries {
+		if e.unfinished() {
+			changed[ref] = struct{}{}
+			delete(c.entries, ref)
+		}
+	}
+}
+
+// view is a snapshot as the compiler sees it.
+type view struct {
+	compiler *Compiler
+	snapshot *model.Snapshot
+}
+
+// Revision implements resource.View.
+func (v *view) Revision() uint64 { return v.snapshot.Revision() }
+
+// Resource implements resource.View.
+func (v *view) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resource, resource.ScopedRef) {
+	scoped := resource.ScopedRef{Scope: resource.Scope{Minor: features.Class(p.Minor)}, Ref: ref}
+	if podScoped(ref) {
+		scoped.Pod = p.Namespace + "/" + p.Pod
+	}
+	return v.compiler.resource(v.snapshot, scoped), scoped
+}
+
+// resource returns what ref is in a snapshot, which may be older than the current one.
+func (c *Compiler) resource(s *model.Snapshot, ref resource.ScopedRef) *resource.Resource {
+	e, mine := c.claim(s, ref)
+	switch {
+	case e == nil:
+		r, _ := c.compile(s, ref)
+		return r
+	case mine:
+		c.fill(e, s, ref)
+	default:
+		<-e.done
+	}
+	return e.resource
+}
+
+// claim returns the entry that holds for a snapshot. It is the caller's to fill when mine is true. It is nil when the snapshot is an older
+// one, for which nothing is kept.
+func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e = c.entries[ref]
+	if e != nil && e.since <= s.Revision() {
+		return e, false
+	}
+	if s != c.current {
+		c.late[ref] = struct{}{}
+		return nil, false
+	}
+	e = &entry{since: s.Revision(), done: make(chan struct{})}
+	c.entries[ref] = e
+	return e, true
+}
+
+// fill compiles an entry and lets others have it.
+func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
+	r, keys := c.compile(s, ref)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer close(e.done)
+	e.resource = r
+	if c.entries[ref] != e {
+		return // Advance was here meanwhile and has named it as changed
+	}
+	e.keys = keys
+	c.share(e)
+	for _, key := range keys {
+		if c.readers[key] == nil {
+			c.readers[key] = map[resource.ScopedRef]*entry{}
+		}
+		c.readers[key][ref] = e
+	}
+}
+
+func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (*resource.Resource, []model.Key) {
+	reader := s.Reader()
+	r, err := Compile(reader, ref.Scope, ref.Ref)
+	if err != nil {
+		c.onError(ref, err)
+	}
+	return r, reader.Keys()
+}
+
+// share makes an entry use the bytes of an equal resource, if there is one.
+func (c *Compiler) share(e *entry) {
+	if e.resource == nil || e.resource.Body == nil {
+		return
+	}
+	key := bodyKey{e.resource.Ref, e.resource.Version}
+	b := c.bodies[key]
+	if b == nil {
+		b = &body{resource: e.resource}
+		c.bodies[key] = b
+	}
+	b.entries++
+	e.resource.Body = b.resource.Body
+	e.body = b
+}
+
+func (c *Compiler) drop(ref resource.ScopedRef, e *entry) {
+	delete(c.entries, ref)
+	for _, key := range e.keys {
+		delete(c.readers[key], ref)
+		if len(c.readers[key]) == 0 {
+			delete(c.readers, key)
+		}
+	}
+	if e.body != nil {
+		if e.body.entries--; e.body.entries == 0 {
+			delete(c.bodies, bodyKey{e.resource.Ref, e.resource.Version})
+		}
+	}
+}
+
+func (e *entry) unfinished() bool {
+	select {
+	case <-e.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// sorted returns the references in one order, so that the same changes are sent alike everywhere.
+func sorted(set map[resource.ScopedRef]struct{}) []resource.ScopedRef {
+	return slices.SortedFunc(maps.Keys(set), compareRefs)
+}

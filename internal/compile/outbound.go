@@ -1,0 +1,121 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"github.com/tulle-mesh/tulle/internal/envoy"
+	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/sidecar"
+)
+
+const (
+	// inspectTimeout is how long the first bytes of a connection are waited for; then it counts as TCP.
+	inspectTimeout = 5 * time.Second
+	// askTimeout is how long a request waits for the control plane's answer about an address.
+	askTimeout = 5 * time.Second
+)
+
+// destination is the address that a connection was opened to, as Envoy writes it.
+const destination = "%DOWNSTREAM_LOCAL_ADDRESS%"
+
+// unanswered is the body of the 503 for an address about which no answer came.
+const unanswered = "no configuration for %REQ(" + features.DestinationHeader + ")% came from the control plane in time: %RESPONSE_CODE_DETAILS%\n"
+
+// outbound takes what the app opens. Its size does not depend on what is in the mesh.
+func (c compilation) outbound(w *model.Workload) *listenerv3.Listener {
+	l := envoy.Listener(outboundListener, envoy.AnyAddress(sidecar.OutboundPort, c.ipv6(w)), corev3.TrafficDirection_OUTBOUND)
+	envoy.Inspect(l, inspectTimeout,
+		envoy.OriginalDestination(),
+		envoy.NotOn(envoy.HTTPInspector(), w.SkipDetection))
+	l.FilterChains = meshChains("", privateRanges())
+	// The ranges of the cluster that are not private have chains of their own: when they change, Envoy drains the
+	// connections of these chains and of no others.
+	if more := publicRanges(c.MeshWide()); len(more) > 0 {
+		l.FilterChains = append(l.FilterChains, meshChains("-cluster", more)...)
+	}
+	// Everything else is public and costs no question.
+	l.DefaultFilterChain = envoy.TCPChain("egress", nil, envoy.TCPProxy("egress", passthroughCluster))
+	return l
+}
+
+// meshChains ask about each address in the ranges.
+func meshChains(suffix string, ranges []netip.Prefix) []*listenerv3.FilterChain {
+	var cidrs []*corev3.CidrRange
+	for _, r := range ranges {
+		cidrs = append(cidrs, envoy.Range(r))
+	}
+	m := outboundManager()
+	envoy.MutateEarly(m, envoy.SetHeader(features.DestinationHeader, httpPrefix+destination), envoy.RemoveHeader(features.HopHeader))
+	return []*listenerv3.FilterChain{
+		envoy.HTTPChain("http"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs, ApplicationProtocols: envoy.Detected()}, m),
+		envoy.OnDemandTCPChain("tcp"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs},
+			envoy.TCPProxy("outbound", "unset"), tcpPrefix+destination, askTimeout),
+	}
+}
+
+// reroute takes requests that were the first to their address and chooses their route again. The destination stays what the
+// outbound listener found. The mark lets the route for everything else end a second loop.
+func reroute() *listenerv3.Listener {
+	l := envoy.InternalListener(rerouteListener)
+	m := outboundManager()
+	m.StatPrefix = rerouteListener
+	envoy.MutateEarly(m, envoy.SetHeader(features.HopHeader, "1"))
+	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
+	return l
+}
+
+func outboundManager() *hcmv3.HttpConnectionManager {
+	m := envoy.ConnectionManager("outbound", envoy.OnDemandFilter(askTimeout))
+	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY
+	envoy.RoutesFromADS(m, outboundRoutes)
+	envoy.ExplainFailure(m, "NC", unanswered)
+	return m
+}
+
+// routeConfiguration is constant: what is not pushed as a virtual host goes to the cluster of its address, which is asked for.
+func (c compilation) routeConfiguration(ref resource.Ref) (*resource.Resource, error) {
+	if ref.Name != outboundRoutes {
+		return nil, nil
+	}
+	return seal(ref, envoy.VirtualHostsFromADS(outboundRoutes, features.DestinationHeader,
+		envoy.Respond(envoy.EveryRequest(envoy.HeaderPresent(features.HopHeader)), 503,
+			"the HTTP rules of this address are not here yet\n"),
+		envoy.ToClusterOfHeader(envoy.EveryRequest(), features.DestinationHeader),
+		envoy.ToClusterOfHeader(envoy.EveryConnect(), features.DestinationHeader),
+	), resource.Resource{})
+}
+
+// privateRanges are asked about, whether or not they are known to be the cluster's: the pod ranges of nodes are absent or wrong with several
+// network plug-ins. Link-local addresses (the clouds' metadata, node-local DNS) are not among them.
+func privateRanges() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("100.64.0.0/10"),
+		netip.MustParsePrefix("fc00::/7"),
+	}
+}
+
+// publicRanges returns the ranges of the mesh that privateRanges do not cover.
+func publicRanges(m *model.MeshWide) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range slices.Concat(m.ServiceRanges, m.PodRanges) {
+		covered := slices.ContainsFunc(privateRanges(), func(r netip.Prefix) bool {
+			return r.Bits() <= p.Bits() && r.Contains(p.Addr())
+		})
+		if !covered {
+			out = append(out, p.Masked())
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}

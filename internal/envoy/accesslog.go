@@ -1,0 +1,58 @@
+package envoy
+
+import (
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// StdoutLog writes one JSON object a line on the proxy's standard output. The fields' values are Envoy's command operators; those that are
+// empty are left out. A nil filter logs everything.
+func StdoutLog(filter *accesslogv3.AccessLogFilter, fields map[string]string) *accesslogv3.AccessLog {
+	object := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for name, value := range fields {
+		object.Fields[name] = structpb.NewStringValue(value)
+	}
+	format := &corev3.SubstitutionFormatString{
+		Format:          &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: object},
+		OmitEmptyValues: true,
+	}
+	return &accesslogv3.AccessLog{
+		Name:   "envoy.access_loggers.stdout",
+		Filter: filter,
+		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: Any(&streamv3.StdoutAccessLog{
+			AccessLogFormat: &streamv3.StdoutAccessLog_LogFormat{LogFormat: format},
+		})},
+	}
+}
+
+// AnyOf logs what one of the filters lets through.
+func AnyOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_OrFilter{
+		OrFilter: &accesslogv3.OrFilter{Filters: filters},
+	}}
+}
+
+// StatusAtLeast logs responses with a status of at least n.
+func StatusAtLeast(n uint32) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
+		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
+			Op:    accesslogv3.ComparisonFilter_GE,
+			Value: &corev3.RuntimeUInt32{DefaultValue: n, RuntimeKey: "unused"},
+		}},
+	}}
+}
+
+// responseFlags logs what has one of the flags; without any, what has one at all.
+func responseFlags(flags ...string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: flags},
+	}}
+}
+
+// Failed logs what has a response flag: what Envoy could not do as asked.
+func Failed() *accesslogv3.AccessLogFilter { return responseFlags() }
+
+// Refused logs connections that no filter chain took.
+func Refused() *accesslogv3.AccessLogFilter { return responseFlags("NR") }

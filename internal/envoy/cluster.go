@@ -1,0 +1,105 @@
+package envoy
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+const connectTimeout = 5 * time.Second
+
+const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// EndpointsCluster is a cluster whose endpoints come by EDS under the given name.
+func EndpointsCluster(name, endpoints string) *clusterv3.Cluster {
+	c := cluster(name, clusterv3.Cluster_EDS)
+	c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ADS(), ServiceName: endpoints}
+	return c
+}
+
+// StaticCluster is a cluster with the given endpoints; with none, each request is answered 503 and each connection closed at once.
+func StaticCluster(name string, endpoints ...*endpointv3.LbEndpoint) *clusterv3.Cluster {
+	c := cluster(name, clusterv3.Cluster_STATIC)
+	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	if len(endpoints) > 0 {
+		c.LoadAssignment.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: endpoints}}
+	}
+	return c
+}
+
+// OriginalDestinationCluster connects to where the downstream connection was going.
+func OriginalDestinationCluster(name string) *clusterv3.Cluster {
+	c := cluster(name, clusterv3.Cluster_ORIGINAL_DST)
+	c.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
+	return c
+}
+
+// cluster has what is common: no limits of its own (Envoy's default of 1,024 connections and requests would refuse
+// traffic that the application could carry), and dead peers of idle connections are noticed.
+func cluster(name string, kind clusterv3.Cluster_DiscoveryType) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                      name,
+		ClusterDiscoveryType:      &clusterv3.Cluster_Type{Type: kind},
+		ConnectTimeout:            durationpb.New(connectTimeout),
+		CircuitBreakers:           &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{unlimited()}},
+		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive()},
+	}
+}
+
+func unlimited() *clusterv3.CircuitBreakers_Thresholds {
+	return &clusterv3.CircuitBreakers_Thresholds{
+		MaxConnections:     wrapperspb.UInt32(math.MaxUint32),
+		MaxPendingRequests: wrapperspb.UInt32(math.MaxUint32),
+		MaxRequests:        wrapperspb.UInt32(math.MaxUint32),
+		MaxRetries:         wrapperspb.UInt32(math.MaxUint32),
+	}
+}
+
+// keepalive finds a dead peer of an idle connection after ten minutes; TCP proxying has no idle timeout instead.
+func keepalive() *corev3.TcpKeepalive {
+	return &corev3.TcpKeepalive{
+		KeepaliveTime:     wrapperspb.UInt32(300),
+		KeepaliveInterval: wrapperspb.UInt32(60),
+		KeepaliveProbes:   wrapperspb.UInt32(5),
+	}
+}
+
+// SpeakHTTP makes a cluster speak the HTTP version that the client speaks to its proxy, and keeps the given request headers
+// from leaving. Only that protocol carries everything: with HTTP/1 a first gRPC stream hangs, with HTTP/2 a WebSocket gets 502.
+func SpeakHTTP(c *clusterv3.Cluster, removeHeaders ...string) {
+	options := &upstreamv3.HttpProtocolOptions{
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			MaxHeadersCount:      wrapperspb.UInt32(maxHeadersCount),
+			MaxResponseHeadersKb: wrapperspb.UInt32(maxHeadersKiB),
+		},
+		UpstreamProtocolOptions: &upstreamv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &upstreamv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions:  &corev3.Http1ProtocolOptions{EnableTrailers: true},
+				Http2ProtocolOptions: &corev3.Http2ProtocolOptions{AllowConnect: true},
+			},
+		},
+	}
+	if len(removeHeaders) > 0 {
+		options.HttpFilters = upstreamFilters(removeHeaders)
+	}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: Any(options)}
+}
+
+// BindFrom makes a cluster connect from the given source addresses, the one of the family that it connects to.
+func BindFrom(c *clusterv3.Cluster, sources ...netip.Addr) {
+	for i, a := range sources {
+		if i == 0 {
+			c.UpstreamBindConfig = &corev3.BindConfig{SourceAddress: socket(a, 0)}
+			continue
+		}
+		c.UpstreamBindConfig.ExtraSourceAddresses = append(c.UpstreamBindConfig.ExtraSourceAddresses, &corev3.ExtraSourceAddress{Address: socket(a, 0)})
+	}
+}

@@ -1,0 +1,108 @@
+// Package features defines what a feature of the mesh can add to Envoy's configuration. Each feature is a package below this one.
+//
+// Compile makes the parts that carry traffic from A to B and hands each to every feature in turn, with the part of
+// the mesh that it stands for. A feature changes the part in place and never looks at what others did to it.
+package features
+
+import (
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// Feature is what one feature adds. A nil function adds nothing.
+type Feature struct {
+	Name string
+	// Cluster sees each cluster that calls a Service or a pod.
+	Cluster func(*Cluster)
+	// Endpoint sees each endpoint of a Service.
+	Endpoint func(model.Endpoint, *endpointv3.LbEndpoint)
+	// VirtualHost sees the virtual host of each address of a Service.
+	VirtualHost func(*VirtualHost)
+	// Inbound sees the inbound listener of a pod, before its filter chains.
+	Inbound func(*Inbound)
+	// Chain sees each filter chain of the inbound listener.
+	Chain func(*Chain)
+}
+
+// Cluster is a cluster that calls a Service or the pod at an address.
+type Cluster struct {
+	*clusterv3.Cluster
+	// Minor is the compile class.
+	Minor uint32
+	// HTTP is true when the proxy speaks HTTP to it; else it passes bytes.
+	HTTP bool
+	// Service and Port that are called, or nil.
+	Service *model.Service
+	Port    *model.Port
+	// Workload is the pod that is called on WorkloadPort, or nil.
+	Workload     *model.Workload
+	WorkloadPort uint16
+	// Warms are the resources that Envoy asks for because of the cluster.
+	Warms []resource.Ref
+}
+
+// VirtualHost holds the routes of an address of a Service.
+type VirtualHost struct {
+	Service *model.Service
+	Port    *model.Port
+	// Routes in order: the first that matches wins. Requests that none matches go to all pods of the Service.
+	Routes []*routev3.Route
+	// Needs are the clusters that the routes point at.
+	Needs []resource.Ref
+	// Origins are the objects that the routes were made from.
+	Origins []resource.Origin
+}
+
+// Cluster returns the name of the cluster of a version of the Service, or of all its pods, for a route to point at.
+func (v *VirtualHost) Cluster(version string) string {
+	name := ServiceClusterName(v.Service.Key, v.Port.Number, version)
+	ref := resource.Ref{Type: resource.Cluster, Name: name}
+	for _, r := range v.Needs {
+		if r == ref {
+			return name
+		}
+	}
+	v.Needs = append(v.Needs, ref)
+	return name
+}
+
+// Inbound is the listener for what is sent to a pod.
+type Inbound struct {
+	*listenerv3.Listener
+	Workload  *model.Workload
+	Namespace *model.Namespace
+}
+
+// Chain is a filter chain of the inbound listener. Exactly one of HTTP and TCP is not nil.
+type Chain struct {
+	Minor     uint32
+	Workload  *model.Workload
+	Namespace *model.Namespace
+	// MutualTLS is true for connections from other sidecars, false for plaintext (or the app's own TLS).
+	MutualTLS bool
+	HTTP      *hcmv3.HttpConnectionManager
+	TCP       *tcpv3.TcpProxy
+	// Socket is the chain's transport socket; nil is plaintext.
+	Socket *corev3.TransportSocket
+	// Warms are the resources that Envoy asks for because of the chain.
+	Warms []resource.Ref
+}
+
+// PortMode returns the mTLS mode of a port of a pod.
+func PortMode(w *model.Workload, port uint16) v1alpha1.MTLSMode {
+	for _, p := range w.Ports {
+		if p.Number == port {
+			return p.Mode
+		}
+	}
+	return w.Mode
+}

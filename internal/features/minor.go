@@ -1,0 +1,16 @@
+package features
+
+// The minor versions of Envoy that are compiled for: the pinned one and the two before. All that is generated differently
+// for one of them is in this file.
+const (
+	oldestMinor = 38
+	newestMinor = 40
+)
+
+// Class returns the compile class of an Envoy of a minor version: the nearest that is known.
+func Class(minor uint32) uint32 {
+	return min(max(minor, oldestMinor), newestMinor)
+}
+
+// Curves returns the key exchanges of mTLS, the best first. All supported minors have the hybrid post-quantum one.
+func Curves(uint32) []string { return []string{"X25519MLKEM768", "X25519", "P-256"} }
