@@ -64,6 +64,7 @@ func TestPeersAreSummedUp(t *testing.T) {
 {"time":"2026-01-01T00:00:00Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"01","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:01Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"02","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:02Z","peer":null,"peer_serial":null,"tls_version":null}
+{"time":"2026-01-01T00:00:03Z","flags":"NR"}
 `
 	want := []peer{{"s", "spiffe://d/ns/a/sa/b", "TLSv1.3", "02", 2}, {service: "s", count: 1}}
 	if got := peersIn("s", log); !slices.Equal(got, want) {

@@ -44,7 +44,11 @@ type accessEntry struct {
 	Peer   string    `json:"peer"`
 	Serial string    `json:"peer_serial"`
 	TLS    string    `json:"tls_version"`
+	Flags  string    `json:"flags"`
 }
+
+// refused marks connections that no filter chain took.
+const refused = "NR"
 
 func (d *demo) collectEvidence(ctx context.Context) (string, error) {
 	for _, collect := range []func(context.Context) error{d.collectPeers, d.tryFromOutside, d.collectMemory, d.collectMesh} {
@@ -61,17 +65,47 @@ func (d *demo) collectMesh(ctx context.Context) error {
 	return err
 }
 
-// collectPeers reads the access logs of the proxies on the serving side.
+// logPatience is how long Envoy may keep log lines to itself.
+const logPatience = 15 * time.Second
+
+// collectPeers reads the access logs of the proxies on the serving side, until they have what the services counted.
 func (d *demo) collectPeers(ctx context.Context) error {
+	d.console.set("reading access logs")
+	want := map[string]int64{}
+	for b, count := range d.findings.counted {
+		want[b.service] += count
+	}
+	deadline := time.Now().Add(logPatience)
 	for _, service := range []string{"productpage", "details", "reviews", "ratings", "datastore"} {
-		log, err := d.kubectl.run(ctx, "-n", sampleNamespace, "logs", "-l", "app="+service, "-c", sidecar.ProxyContainer,
-			"--tail=-1", "--since-time="+d.findings.since.UTC().Format(time.RFC3339))
+		peers, err := d.loggedPeers(ctx, service)
+		for err == nil && logged(peers) < want[service] && time.Now().Before(deadline) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(500 * time.Millisecond):
+			}
+			peers, err = d.loggedPeers(ctx, service)
+		}
 		if err != nil {
 			return err
 		}
-		d.findings.peers = append(d.findings.peers, peersIn(service, log)...)
+		d.findings.peers = append(d.findings.peers, peers...)
 	}
 	return nil
+}
+
+func (d *demo) loggedPeers(ctx context.Context, service string) ([]peer, error) {
+	log, err := d.kubectl.run(ctx, "-n", sampleNamespace, "logs", "-l", "app="+service, "-c", sidecar.ProxyContainer,
+		"--tail=-1", "--since-time="+d.findings.since.UTC().Format(time.RFC3339))
+	return peersIn(service, log), err
+}
+
+func logged(peers []peer) int64 {
+	var sum int64
+	for _, p := range peers {
+		sum += p.count
+	}
+	return sum
 }
 
 // peersIn sums up an access log by peer. Lines that are no access log are Envoy's own.
@@ -81,7 +115,7 @@ func peersIn(service, log string) []peer {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var entry accessEntry
-		if json.Unmarshal(lines.Bytes(), &entry) != nil || entry.Time.IsZero() {
+		if json.Unmarshal(lines.Bytes(), &entry) != nil || entry.Time.IsZero() || entry.Flags == refused {
 			continue
 		}
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.identity == entry.Peer && p.tls == entry.TLS })

@@ -108,31 +108,47 @@ func (c *cluster) countAll() map[string]int64 {
 	return counts
 }
 
-// wantPeers checks who the proxies of each service saw, by their access logs: only these, always by mTLS.
+// wantPeers checks who the proxies of each service saw, by their access logs: only the client that the service has, always
+// by mTLS, and as often as the service counted.
 func (c *cluster) wantPeers(t *testing.T) {
 	for service, client := range map[string]string{
 		"productpage": "loadgen", "details": "productpage", "reviews": "productpage", "ratings": "reviews", "datastore": "ratings",
 	} {
+		served := c.served(service)
+		var entries []accessEntry
+		c.eventually(fmt.Sprintf("the proxies of %s to have logged %d requests", service, served), func() bool {
+			entries = c.accessLog(service)
+			return int64(len(entries)) >= served
+		})
 		want := fmt.Sprintf("spiffe://cluster.local/ns/%s/sa/%s", c.namespace, client)
-		log := c.kubectl("logs", "-l", "app="+service, "-c", sidecar.ProxyContainer, "--tail=-1")
-		requests := 0
-		for line := range strings.Lines(log) {
-			var entry struct {
-				Time   string `json:"time"`
-				Peer   string `json:"peer"`
-				Serial string `json:"peer_serial"`
-				TLS    string `json:"tls_version"`
-			}
-			if json.Unmarshal([]byte(line), &entry) != nil || entry.Time == "" {
-				continue
-			}
-			requests++
+		for _, entry := range entries {
 			if entry.Peer != want || entry.TLS != "TLSv1.3" || len(entry.Serial) < 8 {
-				t.Fatalf("%s: want the peer %s by TLSv1.3 with a serial, got %s", service, want, line)
+				t.Errorf("%s: got %+v, want the peer %s by TLSv1.3 with a serial", service, entry, want)
+				break
 			}
-		}
-		if requests == 0 {
-			t.Errorf("the proxies of %s logged no request", service)
 		}
 	}
+}
+
+// accessEntry is the part of a proxy's access log that names the client.
+type accessEntry struct {
+	Time   string `json:"time"`
+	Peer   string `json:"peer"`
+	Serial string `json:"peer_serial"`
+	TLS    string `json:"tls_version"`
+	Flags  string `json:"flags"`
+}
+
+// accessLog is what the proxies of an app logged about what it was sent.
+func (c *cluster) accessLog(app string) []accessEntry {
+	c.t.Helper()
+	var entries []accessEntry
+	for line := range strings.Lines(c.kubectl("logs", "-l", "app="+app, "-c", sidecar.ProxyContainer, "--tail=-1")) {
+		var entry accessEntry
+		// Lines that are no access log are Envoy's own.
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Time != "" {
+			entries = append(entries, entry)
+		}
+	}
+	return entries
 }
