@@ -61,13 +61,14 @@ func TestReport(t *testing.T) {
 
 func TestPeersAreSummedUp(t *testing.T) {
 	log := `[2026-01-01 00:00:00.000][1][warning][main] a line of Envoy's own
+{"time":"2025-12-31T23:59:59Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"00","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:00Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"01","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:01Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"02","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:02Z","peer":null,"peer_serial":null,"tls_version":null}
 {"time":"2026-01-01T00:00:03Z","flags":"NR"}
 `
 	want := []peer{{"s", "spiffe://d/ns/a/sa/b", "TLSv1.3", "02", 2}, {service: "s", count: 1}}
-	if got := peersIn("s", log); !slices.Equal(got, want) {
+	if got := peersIn("s", log, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)); !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

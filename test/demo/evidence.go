@@ -97,7 +97,7 @@ func (d *demo) collectPeers(ctx context.Context) error {
 func (d *demo) loggedPeers(ctx context.Context, service string) ([]peer, error) {
 	log, err := d.kubectl.run(ctx, "-n", sampleNamespace, "logs", "-l", "app="+service, "-c", sidecar.ProxyContainer,
 		"--tail=-1", "--since-time="+d.findings.since.UTC().Format(time.RFC3339))
-	return peersIn(service, log), err
+	return peersIn(service, log, d.findings.since), err
 }
 
 func logged(peers []peer) int64 {
@@ -108,14 +108,15 @@ func logged(peers []peer) int64 {
 	return sum
 }
 
-// peersIn sums up an access log by peer. Lines that are no access log are Envoy's own.
-func peersIn(service, log string) []peer {
+// peersIn sums up an access log by peer, from since on: a line may be about a request long before it was printed.
+// Lines that are no access log are Envoy's own.
+func peersIn(service, log string, since time.Time) []peer {
 	var peers []peer
 	lines := bufio.NewScanner(strings.NewReader(log))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var entry accessEntry
-		if json.Unmarshal(lines.Bytes(), &entry) != nil || entry.Time.IsZero() || entry.Flags == refused {
+		if json.Unmarshal(lines.Bytes(), &entry) != nil || entry.Time.Before(since) || entry.Flags == refused {
 			continue
 		}
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.identity == entry.Peer && p.tls == entry.TLS })
