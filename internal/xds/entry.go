@@ -1,0 +1,223 @@
+package xds
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// entry is what a session knows of one resource: what the view has, who wants it and what the proxy holds.
+type entry struct {
+	ref resource.Ref
+	// key is what change notices for it are keyed by; keyed is false while none are asked for.
+	key   resource.ScopedRef
+	keyed bool
+	// cur is the view's resource; nil when nobody wants the entry or the view has none.
+	cur *resource.Resource
+	// wants counts the roots and the wanted resources that need this one, and the proxy's subscription.
+	wants int
+	// subscribed: the proxy has asked for it by name.
+	subscribed bool
+	// answer: it must be sent even when the proxy has this version, because the proxy asked, or a cluster that
+	// was sent waits for it. asked: the first of the two.
+	answer, asked bool
+	// group sets resources apart that are tried alone after a rejection that named none; 0 is everybody else.
+	group int
+
+	// version is what the proxy has acknowledged, or announced when it connected; empty when it holds none.
+	version string
+	// held is the resource of that version; nil when nothing is known of it but its version.
+	held *resource.Resource
+	// prev is what held replaced, and what Envoy uses until held has warmed; kept only when it matters.
+	prev *resource.Resource
+	// flight are the resources that were sent and not yet acknowledged, oldest first; nil stands for a removal.
+	flight []*resource.Resource
+	// await is the nonce of the answer that something that warms waits for.
+	await string
+
+	// rejected is the version that the proxy refuses, with its words and where it came from.
+	rejected string
+	message  string
+	origins  []resource.Origin
+	// unneeded is when the last thing that needed this unwanted resource was gone; zero: it is not.
+	unneeded time.Time
+}
+
+// pushed says whether a type is sent unasked; the others are sent only to who asked by name.
+func pushed(t resource.Type) bool {
+	return t == resource.Cluster || t == resource.Listener || t == resource.VirtualHost
+}
+
+// last returns the version that the proxy has once it has applied all that was sent.
+func (e *entry) last() string {
+	if n := len(e.flight); n > 0 {
+		if e.flight[n-1] == nil {
+			return ""
+		}
+		return e.flight[n-1].Version
+	}
+	return e.version
+}
+
+// atProxy says whether the proxy holds it or may hold it soon.
+func (e *entry) atProxy() bool { return e.version != "" || len(e.flight) > 0 }
+
+// unknown says whether the proxy holds a version of which nothing but the name is known.
+func (e *entry) unknown() bool { return e.version != "" && e.held == nil }
+
+// warmed says whether Envoy has got what a cluster or listener waits for.
+func (e *entry) warmed() bool {
+	return e.subscribed && !e.answer && e.await == "" && (e.version != "" || e.rejected != "")
+}
+
+// missing says whether the proxy waits for something that the view does not have.
+func (e *entry) missing() bool { return e.subscribed && e.cur == nil && e.version == "" }
+
+// entry returns the entry of a reference, a new one if there is none.
+func (s *session) entry(ref resource.Ref) *entry {
+	e := s.entries[ref]
+	if e == nil {
+		e = &entry{ref: ref}
+		s.entries[ref] = e
+	}
+	return e
+}
+
+// want adds a reason to want a resource; the first brings in what it needs.
+func (s *session) want(ref resource.Ref) *entry {
+	e := s.entry(ref)
+	e.wants++
+	if e.wants == 1 {
+		delete(s.leaving, e)
+		e.unneeded = time.Time{}
+		s.load(e)
+		if e.cur != nil {
+			s.wantAll(e.cur.Needs)
+		}
+		s.touch(e)
+	}
+	return e
+}
+
+func (s *session) wantAll(refs []resource.Ref) {
+	for _, ref := range refs {
+		s.want(ref)
+	}
+}
+
+// unwant takes a reason away; with the last one goes what the resource needed, and its removal is considered.
+func (s *session) unwant(ref resource.Ref) {
+	e := s.entries[ref]
+	if e == nil || e.wants == 0 {
+		return
+	}
+	e.wants--
+	if e.wants > 0 {
+		return
+	}
+	old := e.cur
+	e.cur, e.answer, e.asked, e.group = nil, false, false, 0
+	s.forgetRejection(e)
+	s.untouch(e)
+	s.unregister(e)
+	if old != nil {
+		s.unwantAll(old.Needs)
+	}
+	s.part(e)
+}
+
+func (s *session) unwantAll(refs []resource.Ref) {
+	for _, ref := range refs {
+		s.unwant(ref)
+	}
+}
+
+// part decides what becomes of an entry that nobody wants. What was pushed is removed later; of what was asked for by
+// name and no longer is, the proxy has already forgotten its copy.
+func (s *session) part(e *entry) {
+	if pushed(e.ref.Type) && e.atProxy() {
+		s.leaving[e] = struct{}{}
+		s.sweep = true
+		return
+	}
+	delete(s.leaving, e)
+	delete(s.entries, e.ref)
+}
+
+// load reads the view's resource.
+func (s *session) load(e *entry) {
+	if e.ref == workload {
+		e.cur = s.certificate
+	} else {
+		var key resource.ScopedRef
+		e.cur, key = s.view.Resource(s.proxy, e.ref)
+		s.register(e, key)
+	}
+	if e.cur == nil {
+		return
+	}
+	if e.held == nil && e.version == e.cur.Version {
+		e.held = e.cur
+	}
+	if e.rejected != e.cur.Version {
+		s.forgetRejection(e)
+	}
+}
+
+// reload reads the view's resource again after a change, and wants what it now needs before it drops what it needed.
+func (s *session) reload(e *entry) {
+	old := e.cur
+	s.load(e)
+	if e.cur == old {
+		return
+	}
+	if e.cur != nil {
+		s.wantAll(e.cur.Needs)
+	}
+	if old != nil {
+		s.unwantAll(old.Needs)
+	}
+	s.touch(e)
+}
+
+// touch notes that there may be something to send.
+func (s *session) touch(e *entry) {
+	if e.ref.Type != resource.Bundle && e.wants > 0 {
+		s.types[e.ref.Type].pending[e] = struct{}{}
+	}
+}
+
+func (s *session) untouch(e *entry) {
+	if e.ref.Type != resource.Bundle {
+		delete(s.types[e.ref.Type].pending, e)
+	}
+}
+
+// register notes that the session wants to hear of changes of an entry.
+func (s *session) register(e *entry, key resource.ScopedRef) {
+	if e.keyed && e.key == key {
+		return
+	}
+	s.unregister(e)
+	e.key, e.keyed = key, true
+	s.interest = append(s.interest, interest{key, true})
+}
+
+func (s *session) unregister(e *entry) {
+	if e.keyed {
+		e.keyed = false
+		s.interest = append(s.interest, interest{e.key, false})
+	}
+}
+
+func (s *session) reject(e *entry, r *resource.Resource, message string) {
+	e.rejected, e.message, e.origins = r.Version, message, r.Origins
+	s.rejected[e] = struct{}{}
+}
+
+func (s *session) forgetRejection(e *entry) {
+	if e.rejected != "" {
+		e.rejected, e.message, e.origins = "", "", nil
+		delete(s.rejected, e)
+	}
+}

@@ -1,0 +1,50 @@
+package xds
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are a server's metrics.
+type metrics struct {
+	streams, asked, pushed prometheus.Gauge
+	pushes, nacks          *prometheus.CounterVec
+	bytes, panics          prometheus.Counter
+	resolve, propagation   prometheus.Histogram
+}
+
+// newMetrics registers a server's metrics; nil registers them nowhere.
+func newMetrics(registry prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tulle", Subsystem: "xds", Name: name, Help: help})
+	}
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: "tulle", Subsystem: "xds", Name: name, Help: help}
+	}
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "tulle", Subsystem: "xds", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
+		})
+	}
+	m := &metrics{
+		streams:     gauge("streams", "Connected proxies."),
+		asked:       gauge("asked_names", "Destinations that connected proxies have asked for."),
+		pushed:      gauge("pushed_names", "Destinations that connected proxies are sent because pods of their workload asked."),
+		pushes:      prometheus.NewCounterVec(counter("pushes_total", "Responses sent, by type of resource."), []string{"type"}),
+		nacks:       prometheus.NewCounterVec(counter("nacks_total", "Responses that a proxy refused, by type of resource."), []string{"type"}),
+		bytes:       prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
+		panics:      prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
+		resolve:     histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
+		propagation: histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
+	}
+	if registry == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.bytes, m.panics, m.resolve, m.propagation} {
+		errs = append(errs, registry.Register(c))
+	}
+	return m, errors.Join(errs...)
+}

@@ -1,0 +1,322 @@
+package xds
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// Authenticator says who a stream's bearer token belongs to, and when it expires. An error that is a gRPC status ends the
+// stream with that status (Unavailable when tokens can't be verified just now), any other with Unauthenticated.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (proxy resource.Proxy, expires time.Time, err error)
+}
+
+// Certificates signs a proxy's certificate: the Secret "workload", and when to ask for the next one.
+type Certificates interface {
+	Certificate(ctx context.Context, proxy *resource.Proxy) (secret *resource.Resource, renewAt time.Time, err error)
+}
+
+// Config is what a Server needs. Zero durations and counts stand for the defaults.
+type Config struct {
+	Authenticator Authenticator
+	Certificates  Certificates
+	// MinMinor and MaxMinor bound the minor versions of Envoy 1 that are served.
+	MinMinor, MaxMinor uint32
+	// Credentials of the listener; nil serves plaintext, for tests.
+	Credentials credentials.TransportCredentials
+	Registry    prometheus.Registerer
+	Log         *slog.Logger
+
+	// MaxNames bounds the names that one proxy may subscribe to, per type (5,000).
+	MaxNames int
+	// Linger is how long a resource stays at a proxy after nothing there needs it (10 s).
+	Linger time.Duration
+	// LearnedTTL is how long a workload's pods are sent what one of them asked for (6 h); LearnedNames bounds these
+	// names per workload (1,000).
+	LearnedTTL   time.Duration
+	LearnedNames int
+	// SendTimeout is how long a proxy may leave a response unread before its stream is ended (30 s).
+	SendTimeout time.Duration
+	// AskWindow: asks this close to each other are answered together (5 ms).
+	AskWindow time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxNames = cmp.Or(c.MaxNames, 5000)
+	c.Linger = cmp.Or(c.Linger, 10*time.Second)
+	c.LearnedTTL = cmp.Or(c.LearnedTTL, 6*time.Hour)
+	c.LearnedNames = cmp.Or(c.LearnedNames, 1000)
+	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
+	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
+	return c
+}
+
+// Server serves delta ADS. Its methods may be called from any goroutine.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+
+	config  Config
+	metrics *metrics
+	changed chan struct{}
+
+	mu        sync.Mutex
+	view      resource.View
+	published time.Time
+	stopping  bool
+	streams   map[*stream]struct{}
+	// newest is each pod's latest stream, by UID.
+	newest map[string]*stream
+	// watchers are the streams that a change of a resource concerns.
+	watchers map[resource.ScopedRef]map[*stream]struct{}
+	learned  map[workloadKey]*learnedSet
+}
+
+// NewServer returns a server that refuses streams until the first Publish. It fails when its metrics are registered already.
+func NewServer(config Config) (*Server, error) {
+	m, err := newMetrics(config.Registry)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{
+		config: config.withDefaults(), metrics: m, changed: make(chan struct{}, 1),
+		streams:  map[*stream]struct{}{},
+		newest:   map[string]*stream{},
+		watchers: map[resource.ScopedRef]map[*stream]struct{}{},
+		learned:  map[workloadKey]*learnedSet{},
+	}, nil
+}
+
+// Publish makes view the configuration of all proxies. changed are the resources that may differ from the last view's; only
+// streams that one of them concerns are woken.
+func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view, s.published = view, time.Now()
+	for _, ref := range changed {
+		for t := range s.watchers[ref] {
+			t.mail.change(ref.Ref, s.published)
+			t.wake()
+		}
+	}
+	s.notify()
+}
+
+// Proxies returns the state of every connected proxy.
+func (s *Server) Proxies() []ProxyState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ProxyState, 0, len(s.streams))
+	for t := range s.streams {
+		state := t.state
+		if t.idle && !t.busy && t.mail.empty() {
+			// Nothing that was published since it synced concerns it.
+			state.SyncedRevision = s.view.Revision()
+		}
+		out = append(out, state)
+	}
+	return out
+}
+
+// Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
+func (s *Server) Changed() <-chan struct{} { return s.changed }
+
+func (s *Server) notify() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Disconnect ends the stream of a pod, whose UID is given: its identity no longer holds.
+func (s *Server) Disconnect(uid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.newest[uid]; t != nil {
+		t.end(status.Error(codes.PermissionDenied, "the pod of this proxy is gone"))
+	}
+}
+
+// Serve serves on a listener until ctx is done, then ends the streams, so that the proxies go to another replica, and returns.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	g := grpc.NewServer(s.options()...)
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.expireUntil(ctx)
+		s.stop(g)
+	}()
+	err := g.Serve(listener)
+	if ctx.Err() == nil {
+		return err
+	}
+	<-done
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) options() []grpc.ServerOption {
+	o := []grpc.ServerOption{
+		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect.
+		grpc.MaxRecvMsgSize(4 << 20),
+		grpc.MaxConcurrentStreams(8),
+		grpc.ConnectionTimeout(20 * time.Second),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	}
+	if s.config.Credentials != nil {
+		o = append(o, grpc.Creds(s.config.Credentials))
+	}
+	return o
+}
+
+// expireUntil forgets learned names that nobody has asked for, until ctx is done.
+func (s *Server) expireUntil(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.expireLearned(now)
+		}
+	}
+}
+
+// stop ends all streams and gives connections a moment to say goodbye.
+func (s *Server) stop(g *grpc.Server) {
+	s.mu.Lock()
+	s.stopping = true
+	for t := range s.streams {
+		t.end(status.Error(codes.Unavailable, "this replica of the control plane is stopping"))
+	}
+	s.mu.Unlock()
+	timer := time.AfterFunc(5*time.Second, g.Stop)
+	defer timer.Stop()
+	g.GracefulStop()
+}
+
+// add admits a stream. An older one of the same pod has been left behind by the proxy and is ended.
+func (s *Server) add(t *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return status.Error(codes.Unavailable, "this replica of the control plane is stopping")
+	}
+	if older := s.newest[t.proxy.UID]; older != nil {
+		older.end(status.Error(codes.Aborted, "replaced by a newer stream of the same proxy"))
+	}
+	s.newest[t.proxy.UID] = t
+	s.streams[t] = struct{}{}
+	s.joinLearned(t)
+	s.metrics.streams.Inc()
+	s.notify()
+	return nil
+}
+
+func (s *Server) remove(t *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, t)
+	if s.newest[t.proxy.UID] == t {
+		delete(s.newest, t.proxy.UID)
+	}
+	s.leaveLearned(t)
+	for _, e := range t.session.entries {
+		if e.keyed {
+			s.unwatch(t, e.key)
+		}
+	}
+	for _, i := range t.session.takeInterest() {
+		if !i.added {
+			s.unwatch(t, i.key)
+		}
+	}
+	s.metrics.streams.Dec()
+	s.notify()
+}
+
+// exchange notes what a session's interest is now and returns what happened to it meanwhile, all of one view. used is
+// the view that the session has read: what it came to want in an outdated one counts as changed.
+func (s *Server) exchange(t *stream, interests []interest, used resource.View) (resource.View, mail) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range interests {
+		if !i.added {
+			s.unwatch(t, i.key)
+			continue
+		}
+		if s.watchers[i.key] == nil {
+			s.watchers[i.key] = map[*stream]struct{}{}
+		}
+		s.watchers[i.key][t] = struct{}{}
+		if used != s.view {
+			t.mail.change(i.key.Ref, time.Time{})
+		}
+	}
+	m := t.mail
+	t.mail = mail{}
+	t.busy = t.busy || !m.empty()
+	return s.view, m
+}
+
+func (s *Server) unwatch(t *stream, key resource.ScopedRef) {
+	delete(s.watchers[key], t)
+	if len(s.watchers[key]) == 0 {
+		delete(s.watchers, key)
+	}
+}
+
+// report takes a stream's new state.
+func (s *Server) report(t *stream, state ProxyState, idle bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.state, t.idle, t.busy = state, idle, false
+	s.notify()
+}
+
+// StreamAggregatedResources refuses the state-of-the-world protocol.
+func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]) error {
+	return status.Error(codes.Unimplemented, "this control plane speaks delta xDS only: set api_type: DELTA_GRPC in ads_config")
+}
+
+// mail is what happened to a stream since its loop last looked.
+type mail struct {
+	changed map[resource.Ref]struct{}
+	// since is when the oldest of the changes was published.
+	since   time.Time
+	learned []learning
+}
+
+func (m *mail) change(ref resource.Ref, published time.Time) {
+	if m.changed == nil {
+		m.changed = map[resource.Ref]struct{}{}
+	}
+	m.changed[ref] = struct{}{}
+	if m.since.IsZero() {
+		m.since = published
+	}
+}
+
+func (m *mail) empty() bool {
+	return len(m.changed) == 0 && len(m.learned) == 0
+}

@@ -1,0 +1,89 @@
+package xds
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// maxSamples bounds how many references a state lists.
+const maxSamples = 10
+
+// ProxyState is what this replica knows of a connected proxy.
+type ProxyState struct {
+	Proxy        resource.Proxy
+	ConnectedAt  time.Time
+	EnvoyVersion string
+	// SyncedRevision is the newest revision of which the proxy holds all that concerns it, or has refused it.
+	SyncedRevision uint64
+	Pending        Pending
+	Rejections     []Rejection
+	// CertificateError says why the proxy's certificate could not be signed at the last try; it keeps the one it has.
+	CertificateError string
+}
+
+// Pending is what a proxy still waits for or has not acknowledged.
+type Pending struct {
+	Count int
+	// Refs are the first ten.
+	Refs []resource.Ref
+}
+
+// Rejection is a resource that a proxy refuses.
+type Rejection struct {
+	Ref     resource.Ref
+	Version string
+	Origins []resource.Origin
+	// Message is Envoy's own text.
+	Message string
+}
+
+// pending returns what is due, gated, missing or in flight. Removals that linger are not: they stop nothing from working.
+func (s *session) pending() Pending {
+	refs := map[resource.Ref]struct{}{}
+	for t := range s.types {
+		for e := range s.types[t].pending {
+			if e.missing() || s.due(e) || !s.types[t].started {
+				refs[e.ref] = struct{}{}
+			}
+		}
+	}
+	for _, r := range s.sent {
+		for _, i := range r.items {
+			refs[i.entry.ref] = struct{}{}
+		}
+	}
+	p := Pending{Count: len(refs)}
+	for ref := range refs {
+		p.Refs = append(p.Refs, ref)
+	}
+	slices.SortFunc(p.Refs, compareRefs)
+	p.Refs = p.Refs[:min(len(p.Refs), maxSamples)]
+	return p
+}
+
+// synced says whether the proxy holds all that its view has for it.
+func (s *session) synced() bool {
+	for t := range s.types {
+		if len(s.types[t].pending) > 0 {
+			return false
+		}
+	}
+	return len(s.sent) == 0
+}
+
+func (s *session) rejections() []Rejection {
+	out := make([]Rejection, 0, len(s.rejected))
+	for e := range s.rejected {
+		out = append(out, Rejection{Ref: e.ref, Version: e.rejected, Origins: e.origins, Message: e.message})
+	}
+	slices.SortFunc(out, func(a, b Rejection) int { return compareRefs(a.Ref, b.Ref) })
+	return out
+}
+
+func compareRefs(a, b resource.Ref) int {
+	return cmp.Or(cmp.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name))
+}

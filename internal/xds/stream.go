@@ -1,0 +1,427 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"runtime/debug"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// helloTimeout is how long a new stream may take to send its first request.
+const helloTimeout = 10 * time.Second
+
+type deltaStream = grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
+
+// stream is one proxy's stream: the session, and the loop that drives it. One goroutine receives, one sends, and the
+// gRPC handler's own runs the loop, so that a proxy that does not read can be cut off.
+type stream struct {
+	server  *Server
+	grpc    deltaStream
+	log     *slog.Logger
+	proxy   resource.Proxy
+	expires time.Time
+
+	requests chan *discoveryv3.DeltaDiscoveryRequest
+	received chan error // why receiving ended
+	outgoing chan []*response
+	sentAll  chan error // the result of the batch given to outgoing
+	woken    chan struct{}
+	ended    chan error // why the server wants it to end
+
+	// Owned by the loop.
+	session *session
+	renewal renewal
+	// sending is since when a batch has been under way; zero: none is.
+	sending time.Time
+	// asked is when each unanswered name was asked for; answered when asks were last answered: the first at once, those that
+	// follow within the window together.
+	asked    map[string]time.Time
+	answered time.Time
+	// changedAt is when the oldest change was published of which nothing has been sent yet.
+	changedAt time.Time
+	// hold delays sending until then, to answer asks together.
+	hold                    time.Time
+	flushAt                 time.Time
+	askedGauge, pushedGauge int
+
+	// Guarded by server.mu.
+	mail  mail
+	state ProxyState
+	// idle: the last report said that all is synced; busy: mail was taken and not yet reported on.
+	idle, busy bool
+}
+
+// DeltaAggregatedResources serves one proxy.
+func (s *Server) DeltaAggregatedResources(g deltaStream) error {
+	s.mu.Lock()
+	view := s.view
+	s.mu.Unlock()
+	if view == nil {
+		return status.Error(codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+	}
+	proxy, expires, err := s.authenticate(g.Context())
+	if err != nil {
+		return err
+	}
+	t := &stream{
+		server: s, grpc: g, proxy: proxy, expires: expires,
+		log:      s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod),
+		requests: make(chan *discoveryv3.DeltaDiscoveryRequest, 16),
+		received: make(chan error, 1),
+		outgoing: make(chan []*response, 1),
+		sentAll:  make(chan error, 1),
+		woken:    make(chan struct{}, 1),
+		ended:    make(chan error, 1),
+		asked:    map[string]time.Time{},
+		renewal:  renewal{results: make(chan signed, 1)},
+	}
+	err = t.serve(view)
+	if err != nil && !errors.Is(err, context.Canceled) && status.Code(err) != codes.Canceled {
+		t.log.Warn("xDS stream ended", "error", err)
+	}
+	return err
+}
+
+// serve runs a stream to its end, which is contained: a programming error that shows on one stream ends that one.
+func (t *stream) serve(view resource.View) (err error) {
+	ctx, cancel := context.WithCancel(t.grpc.Context())
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			t.server.metrics.panics.Inc()
+			t.log.Error("panic in xDS stream", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, "internal error of the control plane, see its log")
+		}
+	}()
+	go t.receive(ctx)
+	first, err := t.hello(ctx)
+	if err != nil {
+		return err
+	}
+	version, minor, err := t.server.envoyVersion(first.GetNode())
+	if err != nil {
+		return err
+	}
+	t.proxy.Minor = minor
+	t.session = newSession(&t.proxy, view, t.server.config.MaxNames, t.server.config.Linger)
+	t.state = ProxyState{Proxy: t.proxy, ConnectedAt: time.Now(), EnvoyVersion: version}
+	if err := t.server.add(t); err != nil {
+		return err
+	}
+	defer t.leave()
+	t.log.Info("proxy connected", "envoy", version)
+	go t.send(ctx)
+	if err := t.take(first); err != nil {
+		return err
+	}
+	return t.loop(ctx)
+}
+
+func (t *stream) leave() {
+	t.server.remove(t)
+	t.server.metrics.asked.Sub(float64(t.askedGauge))
+	t.server.metrics.pushed.Sub(float64(t.pushedGauge))
+}
+
+func (t *stream) hello(ctx context.Context) (*discoveryv3.DeltaDiscoveryRequest, error) {
+	timer := time.NewTimer(helloTimeout)
+	defer timer.Stop()
+	select {
+	case first := <-t.requests:
+		return first, nil
+	case err := <-t.received:
+		return nil, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-timer.C:
+		return nil, status.Errorf(codes.DeadlineExceeded, "no request within %s", helloTimeout)
+	}
+}
+
+// receive passes requests to the loop. When the loop is behind it waits, and so, by flow control, does the proxy.
+func (t *stream) receive(ctx context.Context) {
+	for {
+		req, err := t.grpc.Recv()
+		if err != nil {
+			t.received <- err
+			return
+		}
+		select {
+		case t.requests <- req:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// send sends one batch after the other.
+func (t *stream) send(ctx context.Context) {
+	for {
+		select {
+		case batch := <-t.outgoing:
+			t.sentAll <- t.sendBatch(batch)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (t *stream) sendBatch(batch []*response) error {
+	m := t.server.metrics
+	for _, r := range batch {
+		if err := t.grpc.Send(r.message); err != nil {
+			return err
+		}
+		m.pushes.WithLabelValues(r.kind.String()).Inc()
+		m.bytes.Add(float64(proto.Size(r.message)))
+	}
+	return nil
+}
+
+// wake has the loop look at its mail.
+func (t *stream) wake() {
+	select {
+	case t.woken <- struct{}{}:
+	default:
+	}
+}
+
+// end has the loop end with an error; the first one counts.
+func (t *stream) end(err error) {
+	select {
+	case t.ended <- err:
+	default:
+	}
+}
+
+func (t *stream) loop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		if err := t.step(ctx, now); err != nil {
+			return err
+		}
+		if next := t.next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(next.Sub(now))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-t.ended:
+			return err
+		case err := <-t.received:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		case req := <-t.requests:
+			if err := t.takeAll(req); err != nil {
+				return err
+			}
+		case s := <-t.renewal.results:
+			t.renewed(s)
+		case err := <-t.sentAll:
+			if err != nil {
+				return err
+			}
+			t.sending = time.Time{}
+		case <-t.woken:
+		case <-timer.C:
+		}
+	}
+}
+
+// next is when the loop has something to do if nothing happens before; zero: never.
+func (t *stream) next() time.Time {
+	next := t.expires
+	earlier := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if t.sending.IsZero() {
+		earlier(t.hold)
+		earlier(t.flushAt)
+	} else {
+		earlier(t.sending.Add(t.server.config.SendTimeout))
+	}
+	if t.session.subscribed(workload) && !t.renewal.running {
+		earlier(t.renewal.next)
+	}
+	return next
+}
+
+// step does all that is due.
+func (t *stream) step(ctx context.Context, now time.Time) error {
+	if !t.expires.IsZero() && !now.Before(t.expires) {
+		return status.Error(codes.Unauthenticated, "the token that this stream was opened with has expired")
+	}
+	if t.session.subscribed(workload) && t.renewal.due(now) {
+		t.renewal.start(ctx, t.server.config.Certificates, &t.proxy)
+	}
+	t.exchange()
+	if !t.sending.IsZero() {
+		if now.Sub(t.sending) >= t.server.config.SendTimeout {
+			return status.Errorf(codes.ResourceExhausted, "the proxy has read nothing for %s", t.server.config.SendTimeout)
+		}
+		return nil
+	}
+	if now.Before(t.hold) {
+		return nil
+	}
+	if !t.hold.IsZero() {
+		t.hold, t.answered = time.Time{}, now
+	}
+	var batch []*response
+	batch, t.flushAt = t.session.flush(now)
+	if len(batch) > 0 {
+		t.sending = now
+		t.measure(batch, now)
+		t.outgoing <- batch
+	}
+	t.report()
+	return nil
+}
+
+// exchange brings the session to the newest view, until nothing is new.
+func (t *stream) exchange() {
+	for {
+		view, m := t.server.exchange(t, t.session.takeInterest(), t.session.view)
+		if m.empty() && view == t.session.view {
+			return
+		}
+		refs := make([]resource.Ref, 0, len(m.changed))
+		for ref := range m.changed {
+			refs = append(refs, ref)
+		}
+		t.session.update(view, refs)
+		t.session.learn(m.learned)
+		if t.changedAt.IsZero() {
+			t.changedAt = m.since
+		}
+	}
+}
+
+// takeAll takes a request and those behind it.
+func (t *stream) takeAll(req *discoveryv3.DeltaDiscoveryRequest) error {
+	for {
+		if err := t.take(req); err != nil {
+			return err
+		}
+		select {
+		case req = <-t.requests:
+		default:
+			return nil
+		}
+	}
+}
+
+func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
+	kind, known := resource.TypeOf(req.GetTypeUrl())
+	if !known {
+		t.log.Warn("proxy asks for a type of resource that the control plane does not have", "type", req.GetTypeUrl())
+		return nil
+	}
+	if detail := req.GetErrorDetail(); detail != nil {
+		t.server.metrics.nacks.WithLabelValues(kind.String()).Inc()
+		t.log.Warn("proxy refuses configuration", "type", kind.String(), "message", detail.GetMessage())
+	}
+	now := time.Now()
+	asks, err := t.session.request(req)
+	if err != nil {
+		return err
+	}
+	if len(asks) == 0 {
+		t.hold = time.Time{} // Answers and first requests are never held back.
+		return nil
+	}
+	for _, name := range asks {
+		if _, ok := t.asked[name]; !ok {
+			t.asked[name] = now
+		}
+	}
+	if again := t.answered.Add(t.server.config.AskWindow); now.Before(again) {
+		t.hold = again
+	} else {
+		t.answered = now
+	}
+	t.learn(asks, now)
+	return nil
+}
+
+// learn passes on what the proxy asked for and its siblings may need: names that the view says may be learned.
+func (t *stream) learn(asks []string, now time.Time) {
+	var names []string
+	for _, name := range asks {
+		if r, _ := t.session.view.Resource(&t.proxy, resource.Ref{Type: resource.Bundle, Name: name}); r != nil {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		t.server.learn(t, names, now)
+	}
+}
+
+func (t *stream) renewed(s signed) {
+	if s.err != nil {
+		t.log.Error("sign the proxy's certificate", "error", s.err)
+	}
+	if secret := t.renewal.done(s, time.Now()); secret != nil {
+		t.session.provide(secret)
+	}
+}
+
+// measure observes how long changes and asks took.
+func (t *stream) measure(batch []*response, now time.Time) {
+	m := t.server.metrics
+	if !t.changedAt.IsZero() {
+		m.propagation.Observe(now.Sub(t.changedAt).Seconds())
+		t.changedAt = time.Time{}
+	}
+	for _, r := range batch {
+		if r.kind != resource.Cluster {
+			continue
+		}
+		for _, name := range r.answers {
+			if at, ok := t.asked[name]; ok {
+				delete(t.asked, name)
+				m.resolve.Observe(now.Sub(at).Seconds())
+			}
+		}
+	}
+}
+
+// report tells the server what has changed in the stream's state.
+func (t *stream) report() {
+	asked, pushed := t.session.types[resource.Cluster].names, len(t.session.learned)
+	t.server.metrics.asked.Add(float64(asked - t.askedGauge))
+	t.server.metrics.pushed.Add(float64(pushed - t.pushedGauge))
+	t.askedGauge, t.pushedGauge = asked, pushed
+
+	state := t.state
+	state.Pending, state.Rejections = t.session.pending(), t.session.rejections()
+	state.CertificateError = t.renewal.failed
+	idle := t.session.synced()
+	if idle {
+		state.SyncedRevision = t.session.view.Revision()
+		t.changedAt = time.Time{}
+	}
+	if t.busy || idle != t.idle || !reflect.DeepEqual(state, t.state) {
+		t.server.report(t, state, idle)
+	}
+}
