@@ -144,6 +144,9 @@ func (i Issuance) certificate(name string) string {
 				return ""
 			}
 			why = condition.Reason + ": " + condition.Message
+			if condition.ObservedGeneration != c.Generation {
+				why = "cert-manager has not looked at its newest generation yet"
+			}
 		}
 	}
 	// The last attempt says more than that there is no Secret.

@@ -8,7 +8,7 @@ package identity
 // Objects in the operator's namespace.
 const (
 	// BootstrapIssuer is self-signed and signs the root only.
-	BootstrapIssuer = "tulle-bootstrap"
+	BootstrapIssuer = "tulle-self-signed"
 	// RootCertificate is the mesh's own root, and the name of its Secret, which the operator does not read.
 	RootCertificate = "tulle-root"
 	// CAIssuer signs with the mesh's own root.
