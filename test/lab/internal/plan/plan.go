@@ -98,7 +98,6 @@ func ControlPlane(cluster topology.Cluster, paths Paths) (Plan, error) {
 		Hostname:   node.Name,
 		Keep:       append([]string{paths.State, filepath.Dir(paths.Lab)}, paths.Keep...),
 		Overlays:   []string{"/var/lib", "/var/log"},
-		Tmpfs:      nil,
 		Folders:    []string{"/run/netns", "/run/lock", containerdState, "/var/lib/kubelet", "/var/lib/cni", "/var/log/containers"},
 		Shields:    machineSettings(),
 		Sysctls:    networkSettings(cluster.IPv6()),

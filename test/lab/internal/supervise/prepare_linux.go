@@ -31,10 +31,8 @@ func mountAll(spec Spec) error {
 		return err
 	}
 	defer closeAll(kept)
-	for _, target := range append([]string{"/run"}, spec.Tmpfs...) {
-		if err := unix.Mount("tmpfs", target, "tmpfs", 0, "mode=0755"); err != nil {
-			return fmt.Errorf("mounting a tmpfs on %s: %w", target, err)
-		}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mounting a tmpfs on /run: %w", err)
 	}
 	for i, target := range spec.Overlays {
 		if err := overlay(target, filepath.Join(scratch, "overlay", fmt.Sprint(i))); err != nil {

@@ -11,8 +11,6 @@ type Spec struct {
 	// Keep are folders that must stay reachable under their own path, whatever
 	// is mounted over their parents.
 	Keep []string `json:"keep"`
-	// Tmpfs are folders that are empty at start and vanish with the node.
-	Tmpfs []string `json:"tmpfs"`
 	// Overlays are folders of the machine whose content is seen but to which
 	// writes go to memory.
 	Overlays []string `json:"overlays"`
