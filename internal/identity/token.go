@@ -79,13 +79,19 @@ func NewAuthenticator(reviewer Reviewer, pods Pods, now func() time.Time) *Authe
 	return &Authenticator{reviewer: reviewer, pods: pods, now: now, cached: map[[sha256.Size]byte]cachedToken{}}
 }
 
-// Authenticate returns the proxy that a bearer token stands for. Its errors are gRPC statuses: Unauthenticated with the
+// Authenticate returns the proxy that a bearer token stands for, and when the token expires. Its errors are gRPC statuses: Unauthenticated with the
 // reason, or Unavailable when the token could not be verified and the proxy should try again.
-func (a *Authenticator) Authenticate(ctx context.Context, token string) (resource.Proxy, error) {
-	identity, err := a.identify(ctx, token)
+func (a *Authenticator) Authenticate(ctx context.Context, token string) (resource.Proxy, time.Time, error) {
+	identity, expiry, err := a.identify(ctx, token)
 	if err != nil {
-		return resource.Proxy{}, err
+		return resource.Proxy{}, time.Time{}, err
 	}
+	proxy, err := a.bind(ctx, identity)
+	return proxy, expiry, err
+}
+
+// bind finds the pod that a token was made for, and refuses one that somebody else presents.
+func (a *Authenticator) bind(ctx context.Context, identity TokenIdentity) (resource.Proxy, error) {
 	pod, ok := a.pods.Pod(identity.Namespace, identity.Pod)
 	switch {
 	case !ok:
@@ -120,34 +126,34 @@ func (a *Authenticator) caller(ctx context.Context) (Pod, bool) {
 
 // identify returns whom a token was made for, from the cache or the reviewer. What the token says of itself is used only to refuse
 // it early and in clear words, and to know how long a review holds.
-func (a *Authenticator) identify(ctx context.Context, token string) (TokenIdentity, error) {
+func (a *Authenticator) identify(ctx context.Context, token string) (TokenIdentity, time.Time, error) {
 	claims, err := parseClaims(token)
 	if err != nil {
-		return TokenIdentity{}, err
+		return TokenIdentity{}, time.Time{}, err
 	}
 	expiry := claims.Expiry.Time()
 	if !a.now().Before(expiry) {
-		return TokenIdentity{}, unauthenticated("token expired at %s", stamp(expiry))
+		return TokenIdentity{}, time.Time{}, unauthenticated("token expired at %s", stamp(expiry))
 	}
 	if !slices.Contains(claims.Audience, sidecar.TokenAudience) {
-		return TokenIdentity{}, unauthenticated("token is for the audience %q, not %q", strings.Join(claims.Audience, ", "), sidecar.TokenAudience)
+		return TokenIdentity{}, time.Time{}, unauthenticated("token is for the audience %q, not %q", strings.Join(claims.Audience, ", "), sidecar.TokenAudience)
 	}
 	key := sha256.Sum256([]byte(token))
 	if identity, ok := a.lookup(key); ok {
-		return identity, nil
+		return identity, expiry, nil
 	}
 	identity, err := a.reviewer.Review(ctx, token)
 	if refusal, ok := err.(*Refusal); ok {
-		return TokenIdentity{}, unauthenticated("token is not genuine: %s", refusal.Reason)
+		return TokenIdentity{}, time.Time{}, unauthenticated("token is not genuine: %s", refusal.Reason)
 	}
 	if err != nil {
-		return TokenIdentity{}, status.Errorf(codes.Unavailable, "token could not be verified: %v", err)
+		return TokenIdentity{}, time.Time{}, status.Errorf(codes.Unavailable, "token could not be verified: %v", err)
 	}
 	if identity.Pod == "" || identity.PodUID == "" {
-		return TokenIdentity{}, unauthenticated("token of service account %s/%s is not bound to a pod", identity.Namespace, identity.ServiceAccount)
+		return TokenIdentity{}, time.Time{}, unauthenticated("token of service account %s/%s is not bound to a pod", identity.Namespace, identity.ServiceAccount)
 	}
 	a.store(key, cachedToken{identity: identity, expiry: expiry})
-	return identity, nil
+	return identity, expiry, nil
 }
 
 func (a *Authenticator) lookup(key [sha256.Size]byte) (TokenIdentity, bool) {

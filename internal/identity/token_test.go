@@ -103,11 +103,14 @@ func TestAuthenticate(t *testing.T) {
 				ctx = from(tt.address)
 			}
 			a := NewAuthenticator(&reviewer{identity: tt.identity, err: tt.err}, known, clock)
-			proxy, err := a.Authenticate(ctx, tt.token)
+			proxy, expires, err := a.Authenticate(ctx, tt.token)
 			if got := status.Convert(err); got.Code() != tt.code || got.Message() != tt.want {
 				t.Fatalf("got %v %q, want %v %q", got.Code(), got.Message(), tt.code, tt.want)
 			}
 			want := resource.Proxy{Namespace: "bookinfo", Pod: "reviews-1", UID: "u1", ServiceAccount: "reviews", Owner: "Deployment/reviews"}
+			if err == nil && !expires.Equal(later) {
+				t.Errorf("expires %v, want %v", expires, later)
+			}
 			if err == nil && proxy != want {
 				t.Errorf("proxy %+v, want %+v", proxy, want)
 			}
@@ -123,7 +126,7 @@ func TestTokenIsReviewedOnceUntilItExpires(t *testing.T) {
 	a := NewAuthenticator(r, known, func() time.Time { return now })
 	text := token(t, "tulle", epoch.Add(time.Hour))
 	for range 3 {
-		if _, err := a.Authenticate(context.Background(), text); err != nil {
+		if _, _, err := a.Authenticate(context.Background(), text); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -131,11 +134,11 @@ func TestTokenIsReviewedOnceUntilItExpires(t *testing.T) {
 		t.Errorf("reviewed %d times, want once", r.calls)
 	}
 	delete(known, "bookinfo/reviews-1")
-	if _, err := a.Authenticate(context.Background(), text); status.Code(err) != codes.Unauthenticated {
+	if _, _, err := a.Authenticate(context.Background(), text); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("the token of a deleted pod is still accepted: %v", err)
 	}
 	now = epoch.Add(time.Hour)
-	if _, err := a.Authenticate(context.Background(), text); status.Code(err) != codes.Unauthenticated {
+	if _, _, err := a.Authenticate(context.Background(), text); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("an expired token is accepted from the cache: %v", err)
 	}
 }

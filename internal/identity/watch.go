@@ -57,7 +57,9 @@ func (w *Watch) secret(name string) cache.Controller {
 			if s, ok := object.(*corev1.Secret); ok {
 				w.Materials.SetSecret(s)
 			}
-		})
+		},
+		// What is in memory serves until there is something newer.
+		func(any) {})
 }
 
 func (w *Watch) trust() cache.Controller {
@@ -69,15 +71,17 @@ func (w *Watch) trust() cache.Controller {
 			if m, ok := object.(*corev1.ConfigMap); ok {
 				w.Materials.SetTrusted([]byte(m.Data[CAKey]))
 			}
-		})
+		},
+		// This is how a person makes the mesh forget old roots.
+		func(any) { w.Materials.SetTrusted(nil) })
 }
 
-// single watches one object. Its deletion changes nothing: what is in memory serves until there is something newer.
+// single watches one object.
 func single(
 	client any, name string, kind runtime.Object,
 	list func(context.Context, metav1.ListOptions) (runtime.Object, error),
 	follow func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	set func(any),
+	set, gone func(any),
 ) cache.Controller {
 	only := func(o metav1.ListOptions) metav1.ListOptions {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
@@ -92,6 +96,7 @@ func single(
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    set,
 			UpdateFunc: func(_, object any) { set(object) },
+			DeleteFunc: gone,
 		},
 	})
 	return controller

@@ -1,0 +1,78 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/internal/xds"
+)
+
+// Rejection is one thing that proxies refuse.
+type Rejection struct {
+	// Field of the Mesh that caused it; empty when the whole object, or none, did.
+	Field string
+	// Resource that was refused, and Envoy's own text.
+	Resource, Message string
+	// Proxies that refuse it.
+	Proxies int
+}
+
+// MeshKey names a Mesh.
+type MeshKey struct{ Namespace, Name string }
+
+// Rejections sorts what the proxies refuse by the Mesh that caused it. What no Mesh caused is under the namespace
+// of the proxy that refuses it, with an empty name: all its Meshes are told.
+func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
+	counts := map[MeshKey]map[Rejection]int{}
+	count := func(key MeshKey, r Rejection) {
+		if counts[key] == nil {
+			counts[key] = map[Rejection]int{}
+		}
+		counts[key][r]++
+	}
+	for i := range proxies {
+		for _, r := range proxies[i].Rejections {
+			caused := false
+			seen := map[MeshKey]bool{}
+			for _, o := range r.Origins {
+				key := MeshKey{o.Namespace, o.Name}
+				if o.Kind != "Mesh" || seen[key] {
+					continue
+				}
+				seen[key], caused = true, true
+				count(key, Rejection{Field: o.Field, Resource: r.Ref.String(), Message: r.Message})
+			}
+			if !caused {
+				count(MeshKey{Namespace: proxies[i].Proxy.Namespace}, Rejection{Resource: r.Ref.String(), Message: r.Message})
+			}
+		}
+	}
+	out := map[MeshKey][]Rejection{}
+	for key, rejections := range counts {
+		for r, n := range rejections {
+			r.Proxies = n
+			out[key] = append(out[key], r)
+		}
+		slices.SortFunc(out[key], func(a, b Rejection) int {
+			return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Message, b.Message))
+		})
+	}
+	return out
+}
+
+func rejected(rejections []Rejection) string {
+	var texts []string
+	for _, r := range rejections {
+		proxies := "1 proxy rejects"
+		if r.Proxies != 1 {
+			proxies = fmt.Sprintf("%d proxies reject", r.Proxies)
+		}
+		field := ""
+		if r.Field != "" {
+			field = r.Field + ": "
+		}
+		texts = append(texts, fmt.Sprintf("%s%s %s: %s", field, proxies, r.Resource, r.Message))
+	}
+	return samples(texts, "; ")
+}
