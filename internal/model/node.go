@@ -4,6 +4,9 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -176,9 +179,22 @@ type Namespace struct {
 	Name   string
 	Meshed bool
 	Mode   v1alpha1.MTLSMode
-	Proxy  ProxySettings
+	// Ports are the ports of pods, sorted, that have a mode of their own.
+	Ports []PortMode
+	Proxy ProxySettings
 	// AccessLog says what the proxies log of what they serve.
 	AccessLog v1alpha1.AccessLogMode
+	// InvalidSelector says, when it is not empty, why the pod selector can't be used. It then selects no pod; whoever
+	// admits pods must refuse them, since nobody can tell whether they want a sidecar.
+	InvalidSelector string
+
+	selector labels.Selector // of pods; nil selects none
+}
+
+// PortMode is the mTLS mode of a port.
+type PortMode struct {
+	Number uint16
+	Mode   v1alpha1.MTLSMode
 }
 
 // ProxySettings are the effective settings of a namespace's sidecars.
@@ -186,6 +202,8 @@ type ProxySettings struct {
 	Concurrency   int32
 	LogLevel      string // Envoy's own lower-case name
 	DrainDuration time.Duration
+	// Resources of the proxy's container; nil when nobody set them.
+	Resources *corev1.ResourceRequirements
 }
 
 // MeshWide is what holds for the whole mesh.
@@ -198,14 +216,17 @@ type MeshWide struct {
 	// ServiceRanges and PodRanges are where Service and pod addresses come from: found, and named by the root Mesh.
 	ServiceRanges, PodRanges []netip.Prefix
 	// ServerFirstPorts are the ports, sorted, on which new proxies don't detect the protocol.
+	// They are the well-known ones, those of the root Mesh, and those that Services declare as TCP and none as HTTP.
 	ServerFirstPorts []uint16
 	EnvoyImage       string
+	// Issuer signs the intermediate CA; nil means Tulle's own root.
+	Issuer *v1alpha1.IssuerRef
 }
 
 // Destination is what an address and port stand for.
 type Destination struct {
 	Kind DestinationKind
-	// Service and Port for ServicePort.
+	// Service and Port for ServicePort; Service alone for a port that it does not have.
 	Service *Service
 	Port    *Port
 	// Workload for PodAddress.
