@@ -38,6 +38,9 @@ Each argument is a file of this machine and its absolute path in the image, or
 		Example: `  lab image build --name tulle.dev/operator:dev --user 65532:65532 bin/manager:/manager`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if spec.Name == "" {
+				return errors.New("no name: say --name registry/image:tag")
+			}
 			var err error
 			if spec.Files, err = parseFiles(args, libraries); err != nil {
 				return err
@@ -55,9 +58,6 @@ Each argument is a file of this machine and its absolute path in the image, or
 	flags.StringSliceVar(&spec.Env, "env", nil, "environment, as NAME=VALUE")
 	flags.BoolVar(&libraries, "libraries", false, "add the shared libraries that the programs need")
 	flags.StringVar(&out, "out", "", "file to write (default: one in the cache)")
-	if err := cmd.MarkFlagRequired("name"); err != nil {
-		cmd.RunE = func(*cobra.Command, []string) error { return err }
-	}
 	return cmd
 }
 

@@ -5,7 +5,7 @@
 ##@ Lab
 
 .PHONY: lab
-lab: $(LAB) ## Start a real one-node cluster (needs root). The first time, it is built: about 15 minutes.
+lab: $(LAB) ## Start a real one-node cluster (needs root). The first time, it is built: 10 to 15 minutes.
 	@$(LAB) up
 
 .PHONY: lab-down

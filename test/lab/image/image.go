@@ -118,7 +118,7 @@ func WriteFile(image v1.Image, name, path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp.Name())
+	defer os.RemoveAll(temp.Name()) // renamed by then, unless something failed
 	if err := write(image, name, temp); err != nil {
 		temp.Close()
 		return fmt.Errorf("writing image %s: %w", name, err)

@@ -55,7 +55,7 @@ func isDynamic(program string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", program, err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	for _, segment := range file.Progs {
 		if segment.Type == elf.PT_INTERP {
 			return true, nil

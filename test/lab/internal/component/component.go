@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -239,11 +240,10 @@ func (c *Cache) lock(part Component) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := unix.LOCK_EX
-	if unix.Flock(int(file.Fd()), flags|unix.LOCK_NB) != nil {
+	if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		c.report.Printf("another process is building %s: waiting for it", part.Name)
-		for err = unix.EINTR; err == unix.EINTR; {
-			err = unix.Flock(int(file.Fd()), flags)
+		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+			err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
 		}
 		if err != nil {
 			file.Close()

@@ -72,12 +72,12 @@ func extract(archive, member, target string) error {
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
+	defer func() { _ = reader.Close() }()
 	from, err := reader.Open(member)
 	if err != nil {
 		return fmt.Errorf("%s in %s: %w", member, filepath.Base(archive), err)
 	}
-	defer from.Close()
+	defer func() { _ = from.Close() }()
 	to, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
 	if err != nil {
 		return err

@@ -174,6 +174,8 @@ state = "{{.State}}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{{.Pause}}"
   disable_tcp_service = true
+  # A profile that is loaded stays in the kernel when the lab is gone.
+  disable_apparmor = true
   # Without CAP_SYS_RESOURCE, as in many virtual machines, lower scores are refused.
   restrict_oom_score_adj = true
 

@@ -78,7 +78,7 @@ func (c Cluster) serviceAddresses(n byte) []netip.Addr {
 // IPv6 reports whether the lab is dual-stack.
 func (c Cluster) IPv6() bool { return len(c.ServiceRange) > 1 }
 
-// Addresses returns the node's addresses without the network's length.
+// IPs returns the node's addresses without the network's length.
 func (n Node) IPs() []netip.Addr {
 	var addresses []netip.Addr
 	for _, prefix := range n.Addresses {
