@@ -1,0 +1,182 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// Builder makes snapshots of the objects that it is fed; it is a *model.Builder.
+type Builder interface {
+	Set(object any)
+	Delete(object any)
+	SetTrust(bundle []byte)
+	Snapshot() *model.Snapshot
+}
+
+// Options of an Ingester.
+type Options struct {
+	// Cache has the informers. Its options should have ByObject, or it holds more than is read.
+	Cache cache.Cache
+	// Builder is used by no one else.
+	Builder Builder
+	// Publish is called, one call at a time, with each new snapshot.
+	Publish func(*model.Snapshot)
+	Log     logr.Logger
+	// Clock is the real one when nil.
+	Clock clock.WithTicker
+}
+
+// Ingester watches the API server and publishes snapshots. It is a manager.Runnable of every replica.
+type Ingester struct {
+	options   Options
+	queue     *queue
+	pacer     pacer
+	arrived   uint64 // of the changes that may wait, those that the pacer knows of
+	revision  uint64
+	published chan struct{}
+}
+
+// New returns an Ingester that publishes nothing before Start.
+func New(o Options) *Ingester {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	return &Ingester{options: o, queue: newQueue(), published: make(chan struct{})}
+}
+
+// NeedLeaderElection is false: every replica serves from its own informers.
+func (i *Ingester) NeedLeaderElection() bool { return false }
+
+// Published is closed once the first snapshot was published.
+func (i *Ingester) Published() <-chan struct{} { return i.published }
+
+// SetTrust takes the PEM of all trusted roots. It may be called at any time, from any goroutine.
+func (i *Ingester) SetTrust(bundle []byte) { i.queue.setTrust(bundle) }
+
+// Start watches until the context ends. Nothing is published before every informer has synced.
+func (i *Ingester) Start(ctx context.Context) error {
+	synced, err := i.watch(ctx)
+	if err != nil {
+		return err
+	}
+	i.options.Log.Info("waiting for the informers", "count", len(synced))
+	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // the context ended
+	}
+	i.run(ctx)
+	return nil
+}
+
+// watch feeds the queue from one informer a kind.
+func (i *Ingester) watch(ctx context.Context) ([]toolscache.InformerSynced, error) {
+	var synced []toolscache.InformerSynced
+	handler := toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { i.queue.add(object, false) },
+		UpdateFunc: func(_, object any) { i.queue.add(object, false) },
+		DeleteFunc: func(object any) { i.queue.add(object, true) },
+	}
+	for _, object := range watched() {
+		informer, err := i.options.Cache.GetInformer(ctx, object, cache.BlockUntilSynced(false))
+		if _, optional := object.(*networkingv1.ServiceCIDR); optional && meta.IsNoMatchError(err) {
+			i.options.Log.Info("this Kubernetes has no ServiceCIDR objects; Service ranges come from the root Mesh and the addresses seen")
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", object, err)
+		}
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", object, err)
+		}
+		synced = append(synced, registration.HasSynced)
+	}
+	return synced, nil
+}
+
+// watched are the kinds that the model reads.
+func watched() []client.Object {
+	return []client.Object{
+		&v1alpha1.Mesh{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.ServiceCIDR{}, replicaSets(),
+		&corev1.Service{}, &corev1.Pod{}, &discoveryv1.EndpointSlice{},
+	}
+}
+
+// run owns the builder until the context ends.
+func (i *Ingester) run(ctx context.Context) {
+	i.feed(i.queue.takeEndpoints())
+	i.publishRest(i.options.Clock.Now())
+	close(i.published)
+	timer := i.options.Clock.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if due, waits := i.pacer.due(); waits {
+			timer.Reset(max(0, due.Sub(i.options.Clock.Now())))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-i.queue.wake:
+		case <-timer.C():
+		}
+		i.step(i.options.Clock.Now())
+	}
+}
+
+// step publishes what is due now.
+func (i *Ingester) step(now time.Time) {
+	if endpoints := i.queue.takeEndpoints(); len(endpoints) > 0 {
+		i.feed(endpoints)
+		i.publish()
+	}
+	if arrived := i.queue.restArrived(); arrived != i.arrived {
+		i.arrived = arrived
+		i.pacer.note(now)
+	}
+	if due, waits := i.pacer.due(); waits && !now.Before(due) {
+		i.publishRest(now)
+	}
+}
+
+func (i *Ingester) publishRest(now time.Time) {
+	rest, trust, newTrust := i.queue.takeRest()
+	i.feed(rest)
+	if newTrust {
+		i.options.Builder.SetTrust(trust)
+	}
+	i.pacer.done(now)
+	i.publish()
+}
+
+func (i *Ingester) feed(changes []change) {
+	for _, c := range changes {
+		if c.deleted {
+			i.options.Builder.Delete(c.object)
+		} else {
+			i.options.Builder.Set(c.object)
+		}
+	}
+}
+
+// publish hands on the snapshot when it differs from the last one.
+func (i *Ingester) publish() {
+	snapshot := i.options.Builder.Snapshot()
+	if snapshot.Revision() == i.revision {
+		return
+	}
+	i.revision = snapshot.Revision()
+	i.options.Publish(snapshot)
+}
