@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Names of the two static clusters.
@@ -42,6 +43,9 @@ const (
 	TokenSDSFile = "token-sds.yaml"
 	CASDSFile    = "ca-sds.yaml"
 )
+
+// maxRegexProgram is well above what model lets in (see model's bound of expressions).
+const maxRegexProgram = 20000
 
 const (
 	tokenSecret = "token"
@@ -84,6 +88,7 @@ func JSON(o Options) (string, error) {
 		},
 		BootstrapExtensions: []*corev3.TypedExtensionConfig{extension("envoy.bootstrap.internal_listener", &internallistenerv3.InternalListener{})},
 		StatsConfig:         stats(o),
+		LayeredRuntime:      runtime(),
 	}
 	if err := b.ValidateAll(); err != nil {
 		return "", fmt.Errorf("bootstrap: %w", err)
@@ -212,6 +217,17 @@ func admin(o Options) *clusterv3.Cluster {
 		ConnectTimeout:       durationpb.New(time.Second),
 		LoadAssignment:       assignment(AdminCluster, pipe(o.AdminSocket)),
 	}
+}
+
+// runtime lets in all regular expressions that the model lets in: it bounds their size itself, and Envoy's own bound of 100
+// refuses ordinary ones such as [a-z]{100}.
+func runtime() *adminv3.LayeredRuntime {
+	return &adminv3.LayeredRuntime{Layers: []*adminv3.RuntimeLayer{{
+		Name: "static",
+		LayerSpecifier: &adminv3.RuntimeLayer_StaticLayer{StaticLayer: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"re2.max_program_size.error_level": structpb.NewNumberValue(maxRegexProgram),
+		}}},
+	}}}
 }
 
 func stats(o Options) *metricsv3.StatsConfig {

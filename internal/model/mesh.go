@@ -223,7 +223,7 @@ func (n *Namespace) Selects(p *corev1.Pod) (bool, error) {
 }
 
 func (n *Namespace) selects(set map[string]string, hostNetwork bool) bool {
-	return n.mayHaveSidecar(set, hostNetwork) && n.selector != nil && n.selector.Matches(labels.Set(set))
+	return n.mayHaveSidecar(set, hostNetwork) && n.Proxy.PodSelector != nil && n.Proxy.PodSelector.Matches(labels.Set(set))
 }
 
 func (n *Namespace) mayHaveSidecar(set map[string]string, hostNetwork bool) bool {

@@ -187,8 +187,6 @@ type Namespace struct {
 	// InvalidSelector says, when it is not empty, why the pod selector can't be used. It then selects no pod; whoever
 	// admits pods must refuse them, since nobody can tell whether they want a sidecar.
 	InvalidSelector string
-
-	selector labels.Selector // of pods; nil selects none
 }
 
 // PortMode is the mTLS mode of a port.
@@ -204,6 +202,8 @@ type ProxySettings struct {
 	DrainDuration time.Duration
 	// Resources of the proxy's container; nil when nobody set them.
 	Resources *corev1.ResourceRequirements
+	// PodSelector selects the pods that are to have a sidecar, besides what Namespace.Selects says; nil where none are.
+	PodSelector labels.Selector
 }
 
 // MeshWide is what holds for the whole mesh.

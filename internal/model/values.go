@@ -107,14 +107,14 @@ func (v *values) namespace(name string, meshed bool) *Namespace {
 		n.Mode = knownMode(v.mode)
 	}
 	n.Ports = portModes(v.ports)
-	n.selector = labels.Everything()
+	n.Proxy.PodSelector = labels.Everything()
 	if v.podSelector != nil {
 		selector, err := metav1.LabelSelectorAsSelector(v.podSelector)
 		if err != nil {
 			n.InvalidSelector = "spec.proxy.podSelector of its Mesh: " + err.Error()
-			selector = nil
+			selector = labels.Nothing()
 		}
-		n.selector = selector
+		n.Proxy.PodSelector = selector
 	}
 	return n
 }
