@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -42,8 +41,8 @@ func Inject(raw []byte, s Settings) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if why := leftOut(pod, s.PodSelector); why != "" {
-		return Result{LeftOut: why}, nil
+	if why, err := leftOut(pod, s); why != "" || err != nil {
+		return Result{LeftOut: why}, err
 	}
 	if err := refuse(pod); err != nil {
 		return Result{}, err
@@ -97,18 +96,25 @@ func decode(raw []byte) (*corev1.Pod, error) {
 }
 
 // leftOut says why a pod gets no sidecar; empty when it gets one.
-func leftOut(pod *corev1.Pod, selector labels.Selector) string {
+func leftOut(pod *corev1.Pod, s Settings) (string, error) {
 	switch {
 	case pod.Labels[sidecar.InjectLabel] == "false":
-		return "its label " + sidecar.InjectLabel + " is false"
-	case selector != nil && !selector.Matches(labels.Set(pod.Labels)):
-		return "spec.proxy.podSelector of its Mesh does not select it"
+		return "its label " + sidecar.InjectLabel + " is false", nil
 	case pod.Spec.HostNetwork:
-		return "it uses the node's network (hostNetwork)"
+		return "it uses the node's network (hostNetwork)", nil
 	case pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows, pod.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows):
-		return "it runs on Windows"
+		return "it runs on Windows", nil
+	case s.Selects == nil:
+		return "", nil
 	}
-	return ""
+	selected, err := s.Selects(pod)
+	switch {
+	case err != nil:
+		return "", &RefusedError{err.Error()}
+	case !selected:
+		return "spec.proxy.podSelector of its Mesh does not select it", nil
+	}
+	return "", nil
 }
 
 // injected reports whether the pod has its sidecar. The annotation alone may come from a copied manifest.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/bootstrap"
@@ -61,7 +62,7 @@ func (in input) settings(t *testing.T) inject.Settings {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.PodSelector = selector
+		s.Selects = func(pod *corev1.Pod) (bool, error) { return selector.Matches(labels.Set(pod.Labels)), nil }
 	}
 	s.Resources = in.Settings.Resources
 	if in.Settings.Concurrency != 0 {
@@ -134,8 +135,18 @@ func run(t *testing.T, pod []byte, s inject.Settings) output {
 	if err != nil || again.Patch != nil {
 		t.Errorf("injecting the injected pod: patch %s, error %v; want neither", again.Patch, err)
 	}
-	out.Pod = withoutBootstrap(t, patched)
+	out.Pod = withoutBootstrap(t, withoutVersion(t, patched, s))
 	return out
+}
+
+// withoutVersion shortens what changes with every change of the bootstrap.
+func withoutVersion(t *testing.T, pod []byte, s inject.Settings) []byte {
+	t.Helper()
+	version, err := inject.Version(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.ReplaceAll(pod, []byte(version), []byte("<version>"))
 }
 
 // withoutBootstrap reads a pod and shortens the proxy's bootstrap, which has goldens of its own.
@@ -298,6 +309,18 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("got patch %s, error %v; want %q", result.Patch, err, c.want)
 			}
 		})
+	}
+}
+
+// When nobody can tell which pods a Mesh selects, none is admitted.
+func TestInvalidSelector(t *testing.T) {
+	t.Parallel()
+	s := settings()
+	s.Selects = func(*corev1.Pod) (bool, error) { return false, errors.New("the selector is invalid") }
+	_, err := inject.Inject(read(t, "testdata/plain.in.yaml").Pod, s)
+	var refused *inject.RefusedError
+	if !errors.As(err, &refused) || refused.Reason != "the selector is invalid" {
+		t.Errorf("got %v", err)
 	}
 }
 

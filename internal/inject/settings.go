@@ -9,8 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // Installation is what is the same for all pods as long as the operator runs.
@@ -35,10 +36,24 @@ type Settings struct {
 	DrainDuration time.Duration
 	// Resources of the proxy; nil means the default (see defaultResources).
 	Resources *corev1.ResourceRequirements
-	// PodSelector selects the pods that get a sidecar; nil means all.
-	PodSelector labels.Selector
+	// Selects reports whether a pod is to have a sidecar; an error refuses the pod. nil means all pods.
+	Selects func(*corev1.Pod) (bool, error)
 	// SkipDetection are the ports, sorted, on which a new proxy does not detect the protocol.
 	SkipDetection []uint16
+}
+
+// For returns the settings of a namespace that is in the mesh.
+func For(i Installation, n *model.Namespace, w *model.MeshWide) Settings {
+	return Settings{
+		Installation:  i,
+		ProxyImage:    w.EnvoyImage,
+		Concurrency:   n.Proxy.Concurrency,
+		LogLevel:      n.Proxy.LogLevel,
+		DrainDuration: n.Proxy.DrainDuration,
+		Resources:     n.Proxy.Resources,
+		Selects:       n.Selects,
+		SkipDetection: w.ServerFirstPorts,
+	}
 }
 
 // Version returns the hash of what pods get. A pod that has another one must be restarted to become current. What is not
@@ -67,8 +82,9 @@ func Supported(gitVersion string) error {
 	return nil
 }
 
-// defaultResources reserve what a proxy with two workers holds when it has started and little to do, and set no limits:
-// a limit of memory kills the app's connections when it is hit, one of CPU delays them.
+// defaultResources reserve what a proxy with little to do holds, and set no limits: one of memory cuts the app's
+// connections when it is hit, one of CPU delays them. Envoy 1.40 with two workers and nothing to do holds 15 MB of its
+// own, and 67 MB with the pages of its program, which proxies of a node share.
 func defaultResources() corev1.ResourceRequirements {
 	return corev1.ResourceRequirements{Requests: corev1.ResourceList{
 		corev1.ResourceCPU:    resource.MustParse("10m"),
