@@ -15,6 +15,7 @@ const (
 	ReasonIssued             = "Issued"
 	ReasonPending            = "Pending"
 	ReasonConflicted         = "Conflicted"
+	ReasonNotApplied         = "NotApplied"
 	ReasonCertManagerMissing = "CertManagerMissing"
 	ReasonIssuerNotFound     = "IssuerNotFound"
 	ReasonIssuerNotReady     = "IssuerNotReady"
@@ -38,8 +39,8 @@ type Issuance struct {
 	Authority *Authority
 	// AuthorityError says why the intermediate's Secret can't be used.
 	AuthorityError error
-	// Conflict names an object of ours that somebody else made.
-	Conflict error
+	// Conflict names an object of ours that somebody else made; ApplyError says why one can't be made for other reasons.
+	Conflict, ApplyError error
 	// Now is the time to judge by.
 	Now time.Time
 }
@@ -53,7 +54,7 @@ type Verdict struct {
 // Issued says whether the mesh can issue certificates and, if not, whose fault it is and what helps.
 func (i Issuance) Issued() Verdict {
 	for _, check := range []func() (reason, message string){
-		i.certManager, i.conflict, i.issuer, i.authority, i.certificates, i.expiry,
+		i.certManager, i.applied, i.issuer, i.authority, i.certificates, i.expiry,
 	} {
 		if reason, message := check(); reason != "" {
 			return Verdict{Status: metav1.ConditionFalse, Reason: reason, Message: message}
@@ -71,11 +72,14 @@ func (i Issuance) certManager() (reason, message string) {
 		"install it; Tulle goes on by itself then"
 }
 
-func (i Issuance) conflict() (reason, message string) {
-	if i.Conflict == nil {
-		return "", ""
+func (i Issuance) applied() (reason, message string) {
+	switch {
+	case i.Conflict != nil:
+		return ReasonConflicted, i.Conflict.Error()
+	case i.ApplyError != nil:
+		return ReasonNotApplied, i.ApplyError.Error() + i.meanwhile()
 	}
-	return ReasonConflicted, i.Conflict.Error()
+	return "", ""
 }
 
 func (i Issuance) issuer() (reason, message string) {

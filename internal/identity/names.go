@@ -17,7 +17,7 @@ const (
 	Intermediate = "tulle-intermediate"
 	// WebhookCertificate and ControlPlaneCertificate are the Certificates of the two servers, and the names of their Secrets.
 	WebhookCertificate      = "tulle-webhook-tls"
-	ControlPlaneCertificate = "tulle-control-plane-tls"
+	ControlPlaneCertificate = "tulle-xds-tls"
 	// TrustConfigMap holds all roots that the mesh trusts, under CAKey.
 	TrustConfigMap = "tulle-trust"
 )

@@ -57,6 +57,15 @@ func Desired(o Options) []client.Object {
 	return append(o.ownRoot(), objects...)
 }
 
+// Obsolete returns the objects that another issuerRef asked for and this one does not. The root's Secret stays, as cert-manager
+// leaves it, so that going back finds the same root.
+func Obsolete(o Options) []client.Object {
+	if o.IssuerRef == nil {
+		return nil
+	}
+	return o.ownRoot()
+}
+
 // ownRoot is the chain bootstrap Issuer, root Certificate, CA Issuer.
 func (o Options) ownRoot() []client.Object {
 	root := o.certificate(RootCertificate, rootDuration)

@@ -1,0 +1,173 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/inject"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/status"
+	"github.com/tulle-mesh/tulle/internal/xds"
+)
+
+// statusDelay gathers what changes together, such as proxies that connect one after the other.
+const statusDelay = 300 * time.Millisecond
+
+// Status writes the status of every Mesh, and an event when a condition changes.
+type Status struct {
+	World    *World
+	Findings *Findings
+	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
+	Proxies        func() []xds.ProxyState
+	ProxiesChanged *Signal
+	// Installation is what injection gives all pods.
+	Installation inject.Installation
+	// Unsupported says why this Kubernetes can have no sidecars; nil when it can.
+	Unsupported error
+	// Cache is the manager's.
+	Cache  cache.Cache
+	Client client.Client
+	Events events.EventRecorder
+
+	// written are the statuses that this process wrote last: the cache may be behind.
+	written map[types.UID]v1alpha1.MeshStatus
+}
+
+// SetupWithManager adds the reconciler to a manager.
+func (s *Status) SetupWithManager(m manager.Manager) error {
+	s.written = map[types.UID]v1alpha1.MeshStatus{}
+	return builder.ControllerManagedBy(m).Named("status").WithOptions(options()).
+		WatchesRawSource(s.World.Changed.Source(statusDelay)).
+		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
+		WatchesRawSource(s.Findings.Changed.Source(statusDelay)).
+		Complete(s)
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	snapshot := s.World.Snapshot()
+	if snapshot == nil {
+		return reconcile.Result{}, nil
+	}
+	reports := snapshot.Meshes()
+	inputs := s.inputs(snapshot, reports, s.Proxies())
+	var errs []error
+	written := make(map[types.UID]v1alpha1.MeshStatus, len(reports))
+	for i, report := range reports {
+		uid := types.UID(report.UID)
+		now, err := s.write(ctx, report, status.Of(inputs[i]))
+		if err != nil {
+			errs = append(errs, err)
+		}
+		written[uid] = now
+	}
+	s.written = written
+	return reconcile.Result{}, errors.Join(errs...)
+}
+
+// inputs gathers what is known of each Mesh.
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState) []status.Input {
+	byNamespace := map[string][]xds.ProxyState{}
+	for i := range proxies {
+		namespace := proxies[i].Proxy.Namespace
+		byNamespace[namespace] = append(byNamespace[namespace], proxies[i])
+	}
+	rejections := status.Rejections(proxies)
+	reader := snapshot.Reader()
+	issued := s.Findings.Issued()
+	inputs := make([]status.Input, 0, len(reports))
+	for _, report := range reports {
+		in := status.Input{
+			Report:      report,
+			Namespace:   reader.Namespace(report.Namespace),
+			Workloads:   snapshot.Workloads(report.Namespace),
+			Services:    snapshot.Services(report.Namespace),
+			Proxies:     byNamespace[report.Namespace],
+			Issued:      issued,
+			Unsupported: s.Unsupported,
+			Conflict:    s.Findings.Conflict(report.Namespace),
+		}
+		in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace, Name: report.Name}]...)
+		if report.Root {
+			in.Proxies = proxies
+		} else {
+			in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace}]...)
+		}
+		// Settings that no proxy can start with are a Problem already; the current version is then not known.
+		in.Sidecar, _ = inject.Version(inject.For(s.Installation, in.Namespace, reader.MeshWide()))
+		inputs = append(inputs, in)
+	}
+	return inputs
+}
+
+// write writes a status if it differs from the one before, and returns the one that holds.
+func (s *Status) write(ctx context.Context, report model.MeshReport, next v1alpha1.MeshStatus) (v1alpha1.MeshStatus, error) {
+	key := client.ObjectKey{Namespace: report.Namespace, Name: report.Name}
+	var mesh v1alpha1.Mesh
+	if err := s.Cache.Get(ctx, key, &mesh); err != nil {
+		return v1alpha1.MeshStatus{}, client.IgnoreNotFound(err)
+	}
+	old, ok := s.written[types.UID(report.UID)]
+	if !ok {
+		old = mesh.Status
+	}
+	next, transitions := status.Merge(old, next, metav1.NewTime(time.Now()))
+	if equality.Semantic.DeepEqual(next, mesh.Status) || string(mesh.UID) != report.UID {
+		return next, nil
+	}
+	u, err := statusConfiguration(report, next)
+	if err != nil {
+		return old, err
+	}
+	err = s.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), FieldOwner, client.ForceOwnership)
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return old, nil // deleted, or another of that name made, since
+	}
+	if err != nil {
+		return old, fmt.Errorf("write the status of Mesh %s: %w", key, err)
+	}
+	for _, e := range transitions {
+		s.Events.Eventf(&mesh, nil, e.Type, e.Reason, e.Condition, "%s", note(e.Message))
+	}
+	return next, nil
+}
+
+// statusConfiguration is what is applied to the status of the Mesh that was reported on, not to another of its name.
+func statusConfiguration(report model.MeshReport, next v1alpha1.MeshStatus) (*unstructured.Unstructured, error) {
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&next)
+	if err != nil {
+		return nil, fmt.Errorf("status of Mesh %s/%s: %w", report.Namespace, report.Name, err)
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"status": fields}}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Mesh"))
+	u.SetNamespace(report.Namespace)
+	u.SetName(report.Name)
+	u.SetUID(types.UID(report.UID))
+	return u, nil
+}
+
+// maxNote is the longest note that an Event may have.
+const maxNote = 1024
+
+func note(s string) string {
+	if len(s) < maxNote {
+		return s
+	}
+	return string([]rune(s)[:maxNote/4])
+}

@@ -1,0 +1,60 @@
+package controllers
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+)
+
+// request is the only request of each reconciler: it looks at all of its output at once, since what it reads is in memory and what
+// is as it should be costs no request.
+var request = reconcile.Request{}
+
+// Signal wakes reconcilers. It may be used from any goroutine.
+type Signal struct {
+	mu     sync.Mutex
+	wakers []func()
+}
+
+// Fire wakes all that listen.
+func (s *Signal) Fire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, wake := range s.wakers {
+		wake()
+	}
+}
+
+// Source wakes a reconciler when it starts and, delay after the first of them, on signals.
+func (s *Signal) Source(delay time.Duration) source.Source {
+	return source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.wakers = append(s.wakers, func() { queue.AddAfter(request, delay) })
+		queue.Add(request)
+		return nil
+	})
+}
+
+// World is what this replica knows of the mesh: the newest snapshot, set by the path of data, read by the reconcilers.
+type World struct {
+	snapshot atomic.Pointer[model.Snapshot]
+	// Changed fires with each new snapshot.
+	Changed Signal
+}
+
+// Set takes the newest snapshot.
+func (w *World) Set(s *model.Snapshot) {
+	w.snapshot.Store(s)
+	w.Changed.Fire()
+}
+
+// Snapshot returns the newest snapshot; nil before the first.
+func (w *World) Snapshot() *model.Snapshot { return w.snapshot.Load() }
