@@ -105,6 +105,7 @@ func loadApp(t *testing.T, l *lab, k kubectl) {
 		t.Fatal(err)
 	}
 	l.run("load", archive)
+	l.run("load", archive) // which finds it there
 	manifest, err := os.ReadFile("testdata/app.yaml")
 	if err != nil {
 		t.Fatal(err)

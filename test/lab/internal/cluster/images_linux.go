@@ -67,44 +67,47 @@ func BuildImages(cache *component.Cache) ([]Image, error) {
 // ImageFolder is where archives are kept.
 func ImageFolder(cache *component.Cache) string { return filepath.Join(cache.Root(), "images") }
 
-// ctr runs containerd's client with these arguments and this input.
-type ctr func(ctx context.Context, stdin io.Reader, args ...string) error
+// ctr runs containerd's client with these arguments and this input, and
+// returns what it says.
+type ctr func(ctx context.Context, stdin io.Reader, args ...string) (string, error)
 
 // Import imports archives into the containerd of the node whose namespaces
 // this process is in.
 func Import(ctx context.Context, archives []string) error {
-	return importAll(ctx, archives, func(ctx context.Context, stdin io.Reader, args ...string) error {
+	return importAll(ctx, archives, func(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "ctr", args...)
 		cmd.Env = append(os.Environ(), "CONTAINERD_ADDRESS="+plan.ContainerdSocket, "CONTAINERD_NAMESPACE=k8s.io")
 		cmd.Stdin = stdin
 		output, err := cmd.CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(output))
-		}
-		return nil
+		return string(output), err
 	})
 }
 
 // Load imports archives into a running lab. They are read by this process, so
 // they may be anywhere on the machine.
 func Load(ctx context.Context, dir Dir, archives []string) error {
-	return importAll(ctx, archives, func(ctx context.Context, stdin io.Reader, args ...string) error {
+	return importAll(ctx, archives, func(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 		command, err := Enter(dir, append([]string{"ctr"}, args...))
 		if err != nil {
-			return err
+			return "", err
 		}
 		var output bytes.Buffer
 		command.cmd.Stdin, command.cmd.Stdout, command.cmd.Stderr = stdin, &output, &output
-		if err := command.Run(ctx); err != nil {
-			return fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(output.Bytes()))
-		}
-		return nil
+		err = command.Run(ctx)
+		return output.String(), err
 	})
 }
 
 func importAll(ctx context.Context, archives []string, run ctr) error {
+	told := func(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+		output, err := run(ctx, stdin, args...)
+		if err != nil {
+			return "", fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(output))
+		}
+		return output, nil
+	}
 	for _, archive := range archives {
-		if err := importOne(ctx, archive, run); err != nil {
+		if err := importOne(ctx, archive, told); err != nil {
 			return fmt.Errorf("image %s: %w", archive, err)
 		}
 	}
@@ -112,27 +115,48 @@ func importAll(ctx context.Context, archives []string, run ctr) error {
 }
 
 // importOne imports an archive. One that this project made is also named by
-// its digest, so that pods which pin it find it.
+// its digest, so that pods which pin it find it, and is left alone when it is
+// there already.
 func importOne(ctx context.Context, archive string, run ctr) error {
+	tag, pinned, ours, err := names(archive)
+	if err != nil {
+		return err
+	}
+	if ours {
+		there, err := run(ctx, nil, "images", "ls", "name=="+tag, "name=="+pinned.String())
+		if err != nil {
+			return err
+		}
+		if strings.Count(there, pinned.DigestStr()) == 3 { // in the second's name and in both lines
+			return nil
+		}
+	}
 	file, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if err := run(ctx, file, "images", "import", "-"); err != nil {
+	if _, err := run(ctx, file, "images", "import", "-"); err != nil || !ours {
 		return err
 	}
-	opened, named, err := image.Open(archive)
+	_, err = run(ctx, nil, "images", "tag", "--force", tag, pinned.String())
+	return err
+}
+
+// names returns an archive's name by tag and by digest. Archives of another
+// make are not looked into: containerd understands more kinds than this does.
+func names(archive string) (tag string, pinned name.Digest, ours bool, err error) {
+	opened, tag, err := image.Open(archive)
 	if err != nil {
-		return nil // an archive of another make, which containerd understood
+		return "", name.Digest{}, false, nil
 	}
 	digest, err := opened.Digest()
 	if err != nil {
-		return err
+		return "", name.Digest{}, false, err
 	}
-	tag, err := name.NewTag(named)
+	parsed, err := name.NewTag(tag)
 	if err != nil {
-		return err
+		return "", name.Digest{}, false, err
 	}
-	return run(ctx, nil, "images", "tag", "--force", named, tag.Context().Digest(digest.String()).String())
+	return tag, parsed.Context().Digest(digest.String()), true, nil
 }

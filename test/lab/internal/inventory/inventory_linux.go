@@ -19,6 +19,8 @@ import (
 // Inventory maps each thing found to its state. Keys begin with its kind.
 type Inventory map[string]string
 
+const settingKind = "sysctl "
+
 // Take lists the machine's mounts, links, control groups and kernel settings,
 // the named paths, and the processes that have to do with one of the marks: in
 // their command line, control group or mounts. Other processes come and go.
@@ -38,12 +40,14 @@ func Take(marks, paths []string) (Inventory, error) {
 }
 
 // Differences describes what was added, removed or changed between two
-// inventories, sorted.
+// inventories, sorted. New kernel settings are none: they come with modules
+// that the kernel loads when they are first used.
 func Differences(before, after Inventory) []string {
 	var list []string
 	for _, key := range slices.Sorted(maps.Keys(after)) {
 		was, there := before[key]
 		switch {
+		case !there && strings.HasPrefix(key, settingKind):
 		case !there:
 			list = append(list, fmt.Sprintf("new: %s %s", key, after[key]))
 		case was != after[key]:
@@ -146,7 +150,7 @@ func settings(found Inventory) error {
 			return err
 		}
 		if content, err := os.ReadFile(path); err == nil { // some can only be written
-			found["sysctl "+setting] = strings.TrimSpace(string(content))
+			found[settingKind+setting] = strings.TrimSpace(string(content))
 		}
 		return nil
 	})

@@ -11,7 +11,7 @@ import (
 
 func TestDifferences(t *testing.T) {
 	before := Inventory{"link a": "up", "mount /x": "", "sysctl y": "1"}
-	after := Inventory{"link a": "up", "sysctl y": "2", "cgroup z": ""}
+	after := Inventory{"link a": "up", "sysctl y": "2", "sysctl new": "1", "cgroup z": ""}
 	want := []string{"new: cgroup z ", `changed: sysctl y from "1" to "2"`, "gone: mount /x"}
 	if got := Differences(before, after); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
