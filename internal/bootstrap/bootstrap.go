@@ -170,7 +170,11 @@ func controlPlane(o Options) *clusterv3.Cluster {
 				Sni: o.ControlPlaneHost,
 				CommonTlsContext: &tlsv3.CommonTlsContext{
 					AlpnProtocols: []string{"h2"},
-					TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
+					// Envoy's own maximum for clients is 1.2: without one of ours, no version is left.
+					TlsParams: &tlsv3.TlsParameters{
+						TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+						TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+					},
 					ValidationContextType: &tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig{
 						ValidationContextSdsSecretConfig: fileSecret(caSecret, o.CredentialsDir, CASDSFile),
 					},
