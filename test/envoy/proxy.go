@@ -69,7 +69,9 @@ func startProxy(ns *netns.NS, o proxyOptions) (*proxy, error) {
 	if err := ns.Do(func() error { _, err := redirect.Apply(redirect.Config{}); return err }); err != nil {
 		return nil, err
 	}
-	if err := writeCredentials(o); err != nil {
+	// Away from the logs: Envoy watches this directory.
+	credentials := filepath.Join(o.dir, "credentials")
+	if err := writeCredentials(credentials, o); err != nil {
 		return nil, err
 	}
 	p := &proxy{name: o.name, ns: ns, node: o.node, address: o.address, dir: o.dir, done: make(chan struct{})}
@@ -83,7 +85,7 @@ func startProxy(ns *netns.NS, o proxyOptions) (*proxy, error) {
 	config, err := bootstrap.JSON(bootstrap.Options{
 		NodeID: o.name, NodeCluster: strings.Split(o.name, "/")[0],
 		ControlPlaneHost: o.xdsHost, ControlPlanePort: o.xdsPort,
-		CredentialsDir: o.dir, AdminSocket: socket, MoreStats: o.moreStats,
+		CredentialsDir: credentials, AdminSocket: socket, MoreStats: o.moreStats,
 	})
 	if err != nil {
 		return nil, err
@@ -91,27 +93,28 @@ func startProxy(ns *netns.NS, o proxyOptions) (*proxy, error) {
 	return p, p.run(o.binary, config)
 }
 
-func writeCredentials(o proxyOptions) error {
-	tokenSDS, err := bootstrap.TokenSDS(o.dir)
+// writeCredentials plays the projected volume.
+func writeCredentials(dir string, o proxyOptions) error {
+	tokenSDS, err := bootstrap.TokenSDS(dir)
 	if err != nil {
 		return err
 	}
-	caSDS, err := bootstrap.CASDS(o.dir, o.xdsName)
+	caSDS, err := bootstrap.CASDS(dir, o.xdsName)
 	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
 	for name, content := range map[string]string{
 		bootstrap.TokenFile: o.token, bootstrap.CAFile: string(o.caBundle),
 		bootstrap.TokenSDSFile: tokenSDS, bootstrap.CASDSFile: caSDS,
 	} {
-		path := filepath.Join(o.dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			return err
-		}
-		if err := os.Chown(path, sidecar.UID, sidecar.GID); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
+	// The admin socket is made by Envoy itself.
 	return os.Chown(o.dir, sidecar.UID, sidecar.GID)
 }
 
