@@ -27,15 +27,15 @@ func buildCommand() *cobra.Command {
 					return err
 				}
 			}
-			args = slices.DeleteFunc(slices.Clone(args), func(name string) bool { return name == systemPrograms })
-			if len(args) == 0 && len(cmd.Flags().Args()) > 0 {
-				return nil
+			built := slices.DeleteFunc(slices.Clone(args), func(name string) bool { return name == systemPrograms })
+			if len(built) == 0 && len(args) > 0 {
+				return nil // no names would mean all
 			}
 			cache, err := openCache(report)
 			if err != nil {
 				return err
 			}
-			return cache.Ensure(cmd.Context(), args...)
+			return cache.Ensure(cmd.Context(), built...)
 		},
 	}
 }
