@@ -175,6 +175,9 @@ func (b *Builder) resolveSummaries() {
 			continue
 		}
 		sum := &summary{reports: ns.settings.reports, services: len(ns.services), selected: len(ns.selected)}
+		if len(ns.meshes) > 0 {
+			sum.oldest = slices.MinFunc(slices.Collect(maps.Values(ns.meshes)), (*mesh).older).origin("")
+		}
 		if ns.settings.node.Meshed && len(ns.uncovered) > 0 {
 			first := ns.pods[slices.MinFunc(slices.Collect(maps.Keys(ns.uncovered)), WorkloadKey.compare)]
 			a, _ := uncovered(first.addresses, b.wide.podRanges)
@@ -204,7 +207,7 @@ func (s *summary) problems(r *MeshReport) []Problem {
 		problems = append(problems, Problem{m.origin(selector), v1alpha1.ConditionAccepted, ReasonNoPodsSelected,
 			"no pod of the namespace that could have a sidecar fits; compare with kubectl get pods --show-labels", false})
 	}
-	if s.uncovered != "" {
+	if s.uncovered != "" && s.oldest.Name == r.Name {
 		problems = append(problems, outsideRanges(m.origin(""), s.uncovered, "podRanges"))
 	}
 	return problems

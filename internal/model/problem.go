@@ -73,6 +73,8 @@ type summary struct {
 	services, selected int
 	// uncovered is the first pod that has a public address outside of the pod ranges.
 	uncovered string
+	// oldest is the Mesh that is told what no Mesh claims.
+	oldest resource.Origin
 }
 
 // reports adds the problems that depend on other objects.
@@ -80,6 +82,9 @@ func (s *Snapshot) reports(namespace string, sum *summary) []MeshReport {
 	found := map[string][]Problem{}
 	scan(s, Key{Kind: kindProblems, Namespace: namespace}, func(_ Key, problems []Problem) {
 		for _, p := range problems {
+			if p.Origin.Name == "" {
+				p.Origin = sum.oldest
+			}
 			found[p.Origin.Name] = append(found[p.Origin.Name], p)
 		}
 	})

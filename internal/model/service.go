@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 func (b *Builder) resolveServices() {
@@ -107,7 +108,7 @@ func (b *Builder) serviceProblems(s *service, ns *namespace, c *claim, backends 
 	if !ns.settings.node.Meshed {
 		return nil
 	}
-	problems := b.strayProblems(s, ns, c, backends)
+	problems := b.strayProblems(s, c, backends)
 	if c == nil {
 		return problems
 	}
@@ -126,9 +127,9 @@ func (b *Builder) serviceProblems(s *service, ns *namespace, c *claim, backends 
 }
 
 // strayProblems are about addresses: endpoints that are not the namespace's own, and cluster IPs that nobody asks about.
-// They are told to the Mesh that claims the Service, else to the oldest of the namespace.
-func (b *Builder) strayProblems(s *service, ns *namespace, c *claim, backends []backend) []Problem {
-	origin := ns.oldest().origin("")
+// They are told to the Mesh that claims the Service; the origin is empty when none does.
+func (b *Builder) strayProblems(s *service, c *claim, backends []backend) []Problem {
+	var origin resource.Origin
 	if c != nil {
 		origin = c.origin()
 	}
@@ -143,16 +144,6 @@ func (b *Builder) strayProblems(s *service, ns *namespace, c *claim, backends []
 			fmt.Sprintf("EndpointSlice %s of Service %s lists %s, which %s; it is left out, remove it there", e.slice, s.key.Name, e.address, e.stray), false})
 	}
 	return problems
-}
-
-func (n *namespace) oldest() *mesh {
-	var best *mesh
-	for _, m := range n.meshes {
-		if best == nil || m.older(best) < 0 {
-			best = m
-		}
-	}
-	return best
 }
 
 func (c *claim) routeProblems(s *service) []Problem {
