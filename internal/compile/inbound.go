@@ -152,6 +152,9 @@ func (d division) chain(minor uint32, in *features.Inbound) *features.Chain {
 		c.HTTP = inboundManager()
 	} else {
 		c.TCP = envoy.TCPProxy("inbound", inboundCluster)
+		if d.mutualTLS {
+			envoy.ConnectAfterHandshake(c.TCP)
+		}
 	}
 	return c
 }

@@ -129,6 +129,13 @@ func TCPProxy(statPrefix, cluster string) *tcpv3.TcpProxy {
 	}
 }
 
+// ConnectAfterHandshake has a TCP proxy wait for the client's certificate before it connects to its cluster. Otherwise
+// anybody could open connections to the app, if not send bytes over them: the handshake fails only later.
+func ConnectAfterHandshake(p *tcpv3.TcpProxy) {
+	p.UpstreamConnectMode = tcpv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
+	p.MaxEarlyDataBytes = wrapperspb.UInt32(0)
+}
+
 func tcpProxyFilter(p *tcpv3.TcpProxy) *listenerv3.Filter {
 	return networkFilter("envoy.filters.network.tcp_proxy", p)
 }
