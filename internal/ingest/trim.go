@@ -86,6 +86,8 @@ func trimPod(p *corev1.Pod) {
 		NodeName:           p.Spec.NodeName,
 		ServiceAccountName: p.Spec.ServiceAccountName,
 		HostNetwork:        p.Spec.HostNetwork,
+		OS:                 p.Spec.OS,
+		NodeSelector:       p.Spec.NodeSelector,
 		Containers:         trimContainers(p.Spec.Containers),
 		InitContainers:     trimContainers(p.Spec.InitContainers),
 	}

@@ -173,6 +173,7 @@ type pod struct {
 	node                           string
 	addresses                      []netip.Addr
 	hostNetwork                    bool // its addresses are the node's
+	windows                        bool // nobody can redirect its traffic
 	terminating                    bool
 	ports                          []containerPort
 	injected                       injected
@@ -212,6 +213,7 @@ func readPod(o *corev1.Pod) *pod {
 		node:        o.Spec.NodeName,
 		addresses:   parseAddresses(ips),
 		hostNetwork: o.Spec.HostNetwork,
+		windows:     isWindows(&o.Spec),
 		terminating: o.DeletionTimestamp != nil,
 	}
 	if p.account == "" {
@@ -234,6 +236,10 @@ func readPod(o *corev1.Pod) *pod {
 		}
 	}
 	return p
+}
+
+func isWindows(spec *corev1.PodSpec) bool {
+	return spec.OS != nil && spec.OS.Name == corev1.Windows || spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows)
 }
 
 func (p *pod) readContainer(c *corev1.Container) {
@@ -279,10 +285,10 @@ func readInjected(annotations map[string]string) injected {
 			in.probes = append(in.probes, Probe{
 				Path:       p.Path,
 				Port:       port,
-				TargetPath: p.TargetPath,
+				TargetPath: "/" + strings.TrimPrefix(p.TargetPath, "/"), // as the kubelet completes it
 				Host:       p.Host,
 				TLS:        strings.EqualFold(p.Scheme, string(corev1.URISchemeHTTPS)),
-				Timeout:    time.Duration(max(p.TimeoutSeconds, 1)) * time.Second,
+				Timeout:    time.Duration(max(p.TimeoutSeconds, 0)) * time.Second,
 			})
 		}
 	}

@@ -216,16 +216,21 @@ func leniency(m v1alpha1.MTLSMode) int {
 // Selects reports whether the pod is to have a sidecar. The error is not nil when the pod selector is invalid: nobody can
 // tell then, and the pod must not be admitted.
 func (n *Namespace) Selects(p *corev1.Pod) (bool, error) {
-	if n.InvalidSelector != "" && n.mayHaveSidecar(p.Labels, p.Spec.HostNetwork) {
+	facts := readPod(p)
+	if facts == nil {
+		return false, nil
+	}
+	if n.InvalidSelector != "" && n.injectable(facts) {
 		return false, fmt.Errorf("namespace %s: %s", n.Name, n.InvalidSelector)
 	}
-	return n.selects(p.Labels, p.Spec.HostNetwork), nil
+	return n.selects(facts), nil
 }
 
-func (n *Namespace) selects(set map[string]string, hostNetwork bool) bool {
-	return n.mayHaveSidecar(set, hostNetwork) && n.Proxy.PodSelector != nil && n.Proxy.PodSelector.Matches(labels.Set(set))
+func (n *Namespace) selects(p *pod) bool {
+	return n.injectable(p) && n.Proxy.PodSelector != nil && n.Proxy.PodSelector.Matches(labels.Set(p.labels))
 }
 
-func (n *Namespace) mayHaveSidecar(set map[string]string, hostNetwork bool) bool {
-	return n.Meshed && !hostNetwork && set[sidecar.InjectLabel] != "false"
+// injectable reports whether a pod may have a sidecar at all.
+func (n *Namespace) injectable(p *pod) bool {
+	return n.Meshed && !p.hostNetwork && !p.windows && p.labels[sidecar.InjectLabel] != "false"
 }

@@ -171,7 +171,8 @@ type Probe struct {
 	TargetPath string
 	Host       string
 	TLS        bool
-	Timeout    time.Duration
+	// Timeout is 0 where there is none.
+	Timeout time.Duration
 }
 
 // Namespace is the effective setting of a namespace: Mesh, then root, then built-in.

@@ -113,7 +113,7 @@ func (b *Builder) workload(p *pod, ns *namespace) (*Workload, map[uint16]bool) {
 		Owner:          b.owner(p),
 		Labels:         p.labels,
 		Zone:           b.nodes[p.node].zone,
-		Selected:       !p.terminating && node.selects(p.labels, p.hostNetwork),
+		Selected:       !p.terminating && node.selects(p),
 		Meshed:         p.injected.proxy,
 		Sidecar:        p.injected.version,
 		SkipDetection:  p.injected.skipDetection,
