@@ -74,6 +74,7 @@ type ProxySpec struct {
 	PodSelector *metav1.LabelSelector `json:"podSelector,omitempty"`
 	// Resource requests and limits of the proxy container.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.claims)",message="claims are not supported: the proxy uses no devices"
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 	// Number of worker threads of the proxy. Default: 2.
 	// +optional
@@ -83,7 +84,7 @@ type ProxySpec struct {
 	// Log level of the proxy. Default: Warning.
 	// +optional
 	LogLevel LogLevel `json:"logLevel,omitempty"`
-	// How long a proxy drains its connections when its pod ends. Default: 5s.
+	// How long connections go on whose listener or filter chain was replaced, as when mTLS becomes Strict. Default: 5s.
 	// +optional
 	DrainDuration *Duration `json:"drainDuration,omitempty"`
 }
@@ -140,6 +141,7 @@ type ServiceSpec struct {
 	// Name of a Service of this namespace.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name"`
 	// Protocols of the Service's ports, where appProtocol and the port's name don't say them.
 	// +optional
@@ -193,6 +195,7 @@ type VersionSpec struct {
 	// Labels that pods of this version have, besides those that the Service selects.
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) <= 317 && size(self[k]) <= 63)",message="a label's key has at most 317 characters and its value at most 63"
 	Labels map[string]string `json:"labels"`
 }
 
@@ -367,7 +370,7 @@ type NetworkSpec struct {
 //
 // +kubebuilder:validation:MinLength=3
 // +kubebuilder:validation:MaxLength=43
-// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="must be a CIDR range such as 10.96.0.0/16 or fd00::/108"
+// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9a-fA-F.:]+/[0-9]{1,3}$')",message="must be a CIDR range such as 10.96.0.0/16 or fd00::/108"
 type CIDR string
 
 // PortNumber is a TCP port.
