@@ -64,6 +64,10 @@ func (c compilation) endpoints(ref resource.Ref) (*resource.Resource, error) {
 	if !ok {
 		return nil, nil
 	}
+	// Of a version that is no more, a proxy keeps the endpoints that it has for as long as its old rules point at them.
+	if n.version != "" && !c.hasVersion(n) {
+		return nil, nil
+	}
 	var list []model.Endpoint
 	if all := c.Endpoints(n.key); all != nil {
 		for _, e := range all.Ports[n.port] {
@@ -73,6 +77,11 @@ func (c compilation) endpoints(ref resource.Ref) (*resource.Resource, error) {
 		}
 	}
 	return seal(ref, balancing.Assign(ref.Name, list, c.endpoint), resource.Resource{})
+}
+
+func (c compilation) hasVersion(n serviceName) bool {
+	s := c.Service(n.key)
+	return s != nil && slices.ContainsFunc(s.Versions, func(v model.Version) bool { return v.Name == n.version })
 }
 
 func (c compilation) endpoint(e model.Endpoint) *endpointv3.LbEndpoint {
