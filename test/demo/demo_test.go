@@ -66,9 +66,11 @@ func TestPeersAreSummedUp(t *testing.T) {
 {"time":"2026-01-01T00:00:01Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"02","tls_version":"TLSv1.3"}
 {"time":"2026-01-01T00:00:02Z","peer":null,"peer_serial":null,"tls_version":null}
 {"time":"2026-01-01T00:00:03Z","flags":"NR"}
+{"time":"2026-01-01T00:00:06Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"03","tls_version":"TLSv1.3"}
 `
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	want := []peer{{"s", "spiffe://d/ns/a/sa/b", "TLSv1.3", "02", 2}, {service: "s", count: 1}}
-	if got := peersIn("s", log, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)); !slices.Equal(got, want) {
+	if got := peersIn("s", log, span{begin, begin.Add(5 * time.Second)}); !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,12 +20,17 @@ type findings struct {
 	mesh    string // kubectl get mesh
 	load    loadReport
 	counted map[backend]int64
-	since   time.Time // when the traffic began
+	span    span // when the counted traffic was sent
 	peers   []peer
 	// outsider is what a client without a proxy got.
 	outsider string
 	memory   []proxyMemory
 }
+
+// span is a time span, from begin to end.
+type span struct{ begin, end time.Time }
+
+func (s span) holds(t time.Time) bool { return !t.Before(s.begin) && !t.After(s.end) }
 
 // peer is a client as the proxies of a service saw it: who its certificate says it is.
 type peer struct {
@@ -96,8 +102,8 @@ func (d *demo) collectPeers(ctx context.Context) error {
 
 func (d *demo) loggedPeers(ctx context.Context, service string) ([]peer, error) {
 	log, err := d.kubectl.run(ctx, "-n", sampleNamespace, "logs", "-l", "app="+service, "-c", sidecar.ProxyContainer,
-		"--tail=-1", "--since-time="+d.findings.since.UTC().Format(time.RFC3339))
-	return peersIn(service, log, d.findings.since), err
+		"--tail=-1", "--since-time="+d.findings.span.begin.UTC().Format(time.RFC3339))
+	return peersIn(service, log, d.findings.span), err
 }
 
 func logged(peers []peer) int64 {
@@ -108,15 +114,15 @@ func logged(peers []peer) int64 {
 	return sum
 }
 
-// peersIn sums up an access log by peer, from since on: a line may be about a request long before it was printed.
+// peersIn sums up an access log by peer. It counts by the time that a line is about, which may be long before it was printed.
 // Lines that are no access log are Envoy's own.
-func peersIn(service, log string, since time.Time) []peer {
+func peersIn(service, log string, during span) []peer {
 	var peers []peer
 	lines := bufio.NewScanner(strings.NewReader(log))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var entry accessEntry
-		if json.Unmarshal(lines.Bytes(), &entry) != nil || entry.Time.Before(since) || entry.Flags == refused {
+		if json.Unmarshal(lines.Bytes(), &entry) != nil || !during.holds(entry.Time) || entry.Flags == refused {
 			continue
 		}
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.identity == entry.Peer && p.tls == entry.TLS })
@@ -144,7 +150,8 @@ func (d *demo) tryFromOutside(ctx context.Context) error {
 	if reason == nil {
 		return err
 	}
-	d.findings.outsider = "refused: " + reason[1]
+	_, cause, _ := strings.Cut(reason[1], `": `)
+	d.findings.outsider = "refused: " + cmp.Or(cause, reason[1])
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.findings.since = time.Now()
+	d.findings.span.begin = time.Now()
 	d.console.set(fmt.Sprintf("sending %d requests a second for %s", trafficRate, trafficLength))
 	text, err := load(fmt.Sprintf("-rate=%d", trafficRate), "-for="+trafficLength.String(), "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery))
 	if err != nil {
@@ -71,6 +71,7 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 	if err := decode(text, &d.findings.load); err != nil {
 		return "", err
 	}
+	d.findings.span.end = time.Now()
 	after, err := d.counts(ctx)
 	if err != nil {
 		return "", err
