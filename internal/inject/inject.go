@@ -104,6 +104,8 @@ func leftOut(pod *corev1.Pod, s Settings) (string, error) {
 		return "it uses the node's network (hostNetwork)", nil
 	case pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows, pod.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows):
 		return "it runs on Windows", nil
+	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return "it is the mirror of a static pod, which runs already", nil
 	case s.Selects == nil:
 		return "", nil
 	}
