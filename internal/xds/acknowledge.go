@@ -20,7 +20,7 @@ func (s *session) acknowledge(req *discoveryv3.DeltaDiscoveryRequest) {
 			i.entry.flight = i.entry.flight[1:]
 		}
 		if i.entry.await == req.GetResponseNonce() {
-			i.entry.await = ""
+			i.entry.await, s.sweep = "", true
 		}
 	}
 	if req.GetErrorDetail() == nil {
@@ -64,10 +64,10 @@ func (s *session) settle(e *entry) {
 	s.touch(e)
 }
 
-// refuse takes a rejection. Of clusters and listeners, Envoy applies the good ones and names the others; of the other types it
-// may have applied none, some or all. So whoever is named is rejected, and the rest is sent again: what Envoy has
-// already is a no-op, and it is then on Envoy's record for the next reconnect. When none is named, halves are tried
-// until one resource is alone with its rejection.
+// refuse takes a rejection. Of clusters and listeners, Envoy applies the good ones and names the others, which are rejected.
+// The good ones are sent again nevertheless: it changes nothing but Envoy's record of what it holds, which it announces
+// when it reconnects. Of the other types Envoy may have applied none, and names none for sure: halves are tried until one
+// resource is alone with its rejection.
 func (s *session) refuse(r *response, message string) {
 	var named, rest []item
 	for _, i := range r.items {
@@ -80,17 +80,20 @@ func (s *session) refuse(r *response, message string) {
 			rest = append(rest, i)
 		}
 	}
+	if len(named) == 0 {
+		s.retry(rest[:len(rest)/2])
+		s.retry(rest[len(rest)/2:])
+		return
+	}
 	for _, i := range named {
 		if e := i.entry; e.cur != nil && e.cur.Version == i.res.Version {
 			s.reject(e, i.res, message)
 		}
 	}
-	if len(named) > 0 {
-		s.retry(rest)
-		return
+	for _, i := range rest {
+		s.accept(i)
 	}
-	s.retry(rest[:len(rest)/2])
-	s.retry(rest[len(rest)/2:])
+	s.retry(rest)
 }
 
 // retry has resources sent again, in a response of their own.

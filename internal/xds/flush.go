@@ -16,7 +16,7 @@ import (
 const maxResponse = 1 << 20
 
 // removalOrder is the order in which what is no longer wanted goes: users before used.
-var removalOrder = []resource.Type{resource.Listener, resource.VirtualHost, resource.Cluster}
+var removalOrder = [...]resource.Type{resource.Listener, resource.VirtualHost, resource.Cluster}
 
 // flush returns the responses that are due, in the order in which they must be sent, and when to call it again if nothing
 // happens before (zero: never). All come from the one view that the session holds.
@@ -106,7 +106,8 @@ func (s *session) warm(r *resource.Resource) bool {
 	return true
 }
 
-// respond makes the responses for resources of one type: one a group, split by size.
+// respond makes the responses for resources of one type: one a group, split by size. Each secret travels alone: Envoy's
+// rejection of a secret does not say which, and it takes a second try of the same for no change and acknowledges it.
 func (s *session) respond(t resource.Type, due []*entry) []*response {
 	slices.SortFunc(due, func(a, b *entry) int {
 		return cmp.Or(cmp.Compare(a.group, b.group), strings.Compare(a.ref.Name, b.ref.Name))
@@ -114,7 +115,7 @@ func (s *session) respond(t resource.Type, due []*entry) []*response {
 	var out []*response
 	for from, size, i := 0, 0, 0; i < len(due); i++ {
 		size += len(due[i].cur.Body.GetValue())
-		if i+1 == len(due) || due[i+1].group != due[i].group || size+len(due[i+1].cur.Body.GetValue()) > maxResponse {
+		if i+1 == len(due) || t == resource.Secret || due[i+1].group != due[i].group || size+len(due[i+1].cur.Body.GetValue()) > maxResponse {
 			out = append(out, s.send(t, due[from:i+1]))
 			from, size = i+1, 0
 		}
@@ -178,7 +179,7 @@ func (s *session) remove(now time.Time) ([]*response, time.Time) {
 	users := s.findUsers()
 	due := map[resource.Type][]*entry{}
 	for e := range s.leaving {
-		if len(e.flight) > 0 || !s.types[e.ref.Type].started || users.use(e) {
+		if len(e.flight) > 0 || !s.announced(e.ref.Type) || users.use(e) {
 			e.unneeded = time.Time{}
 			continue
 		}
@@ -199,6 +200,16 @@ func (s *session) remove(now time.Time) ([]*response, time.Time) {
 		}
 	}
 	return out, s.sweepAt
+}
+
+// announced says whether the proxy has said, for a type and for those that use it, what it holds.
+func (s *session) announced(t resource.Type) bool {
+	for _, t := range removalOrder[:slices.Index(removalOrder[:], t)+1] {
+		if !s.types[t].started {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *session) sendRemoval(t resource.Type, due []*entry) *response {

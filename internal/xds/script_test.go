@@ -42,8 +42,8 @@ type player struct {
 	session *session
 	now     time.Time
 	next    time.Time
-	// nonces of unanswered responses, in order, with their types.
-	nonces []*response
+	// sent are the stream's responses, in order.
+	sent, unanswered []*response
 }
 
 func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
@@ -61,7 +61,7 @@ func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
 		p.session.update(view, changed)
 	case "connect":
 		p.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, p.view, 3, 10*time.Second)
-		p.nonces = nil
+		p.sent, p.unanswered = nil, nil
 	case "request":
 		asks, err := p.session.request(scriptRequest(arg, d.Input))
 		if err != nil {
@@ -94,7 +94,7 @@ func (p *player) flush() string {
 	var b strings.Builder
 	out, next := p.session.flush(p.now)
 	for _, r := range out {
-		p.nonces = append(p.nonces, r)
+		p.sent, p.unanswered = append(p.sent, r), append(p.unanswered, r)
 		fmt.Fprintf(&b, "%s %s", r.message.Nonce, r.kind)
 		for _, res := range r.message.Resources {
 			fmt.Fprintf(&b, " %s@%s", res.Name, res.Version)
@@ -114,16 +114,24 @@ func (p *player) flush() string {
 	return b.String()
 }
 
+// ack answers one response, perhaps again, or all that are unanswered.
 func (p *player) ack(nonce string, detail *statuspb.Status) {
-	for _, r := range p.nonces {
-		if nonce == "" || r.message.Nonce == nonce {
-			req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.message.TypeUrl, ResponseNonce: r.message.Nonce, ErrorDetail: detail}
-			if _, err := p.session.request(req); err != nil {
-				p.t.Fatal(err)
-			}
+	answer := p.unanswered
+	if nonce != "" {
+		i := slices.IndexFunc(p.sent, func(r *response) bool { return r.message.Nonce == nonce })
+		if i < 0 {
+			p.t.Fatalf("nonce %s was never sent", nonce)
+		}
+		answer = []*response{p.sent[i]}
+	}
+	for _, r := range answer {
+		req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.message.TypeUrl, ResponseNonce: r.message.Nonce, ErrorDetail: detail}
+		if _, err := p.session.request(req); err != nil {
+			p.t.Fatal(err)
 		}
 	}
-	p.nonces = slices.DeleteFunc(p.nonces, func(r *response) bool { return nonce == "" || r.message.Nonce == nonce })
+	answered := slices.Clone(answer)
+	p.unanswered = slices.DeleteFunc(p.unanswered, func(r *response) bool { return slices.Contains(answered, r) })
 }
 
 func (p *player) state() string {
@@ -133,7 +141,7 @@ func (p *player) state() string {
 		fmt.Fprintf(&b, "pending %d: %v\n", pending.Count, pending.Refs)
 	}
 	for _, r := range p.session.rejections() {
-		fmt.Fprintf(&b, "rejected %s@%s %v: %s\n", r.Ref, r.Version, r.Origins, r.Message)
+		fmt.Fprintf(&b, "rejected %s@%s %v: %q\n", r.Ref, r.Version, r.Origins, r.Message)
 	}
 	held := map[resource.Type][]string{}
 	for _, e := range p.session.entries {

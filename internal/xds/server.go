@@ -74,11 +74,10 @@ type Server struct {
 	metrics *metrics
 	changed chan struct{}
 
-	mu        sync.Mutex
-	view      resource.View
-	published time.Time
-	stopping  bool
-	streams   map[*stream]struct{}
+	mu       sync.Mutex
+	view     resource.View
+	stopping bool
+	streams  map[*stream]struct{}
 	// newest is each pod's latest stream, by UID.
 	newest map[string]*stream
 	// watchers are the streams that a change of a resource concerns.
@@ -106,13 +105,15 @@ func NewServer(config Config) (*Server, error) {
 func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.view, s.published = view, time.Now()
+	now := time.Now()
 	for _, ref := range changed {
 		for t := range s.watchers[ref] {
-			t.mail.change(ref.Ref, s.published)
+			t.state.SyncedRevision = s.synced(t)
+			t.mail.change(ref.Ref, now)
 			t.wake()
 		}
 	}
+	s.view = view
 	s.notify()
 }
 
@@ -123,13 +124,19 @@ func (s *Server) Proxies() []ProxyState {
 	out := make([]ProxyState, 0, len(s.streams))
 	for t := range s.streams {
 		state := t.state
-		if t.idle && !t.busy && t.mail.empty() {
-			// Nothing that was published since it synced concerns it.
-			state.SyncedRevision = s.view.Revision()
-		}
+		state.SyncedRevision = s.synced(t)
 		out = append(out, state)
 	}
 	return out
+}
+
+// synced returns the revision at which a stream is synced: when it has nothing to do, nothing that was published since it
+// last had concerns it.
+func (s *Server) synced(t *stream) uint64 {
+	if t.idle && !t.busy && t.mail.empty() {
+		return s.view.Revision()
+	}
+	return t.state.SyncedRevision
 }
 
 // Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
@@ -286,11 +293,15 @@ func (s *Server) unwatch(t *stream, key resource.ScopedRef) {
 	}
 }
 
-// report takes a stream's new state.
-func (s *Server) report(t *stream, state ProxyState, idle bool) {
+// report takes what a stream's state is at a revision.
+func (s *Server) report(t *stream, now streamState, revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.state, t.idle, t.busy = state, idle, false
+	if now.idle {
+		t.state.SyncedRevision = revision
+	}
+	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
+	t.idle, t.busy = now.idle, false
 	s.notify()
 }
 

@@ -3,11 +3,14 @@ package xds
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,9 +18,12 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -124,16 +130,22 @@ type client struct {
 	got []string
 }
 
-func (r *rig) connect(t *testing.T, token string) *client {
+func (r *rig) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///tulle", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.listener.DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (r *rig) connect(t *testing.T, token string) *client {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token), 2*patience)
-	t.Cleanup(func() { cancel(); conn.Close() })
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	t.Cleanup(cancel)
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.dial(t)).DeltaAggregatedResources(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,12 +221,377 @@ func (c *client) failure() error {
 	}
 }
 
-func TestServerServesAProxy(t *testing.T) {
+// until waits for a state of the server.
+func (r *rig) until(t *testing.T, what string, done func([]ProxyState) bool) []ProxyState {
+	t.Helper()
+	timeout := time.After(patience)
+	for {
+		states := r.Proxies()
+		if done(states) {
+			return states
+		}
+		select {
+		case <-r.Changed():
+		case <-timeout:
+			t.Fatalf("%s: not within %s: %+v", what, patience, states)
+		}
+	}
+}
+
+func wantError(t *testing.T, err error, code codes.Code, text string) {
+	t.Helper()
+	if status.Code(err) != code || !strings.Contains(err.Error(), text) {
+		t.Errorf("got %v, want %s with %q", err, code, text)
+	}
+}
+
+const passthrough = "bundle proxy 1 needs=cluster:passthrough\ncluster passthrough 1"
+
+func TestProxyFollowsTheView(t *testing.T) {
 	r := start(t, nil)
-	view := r.publish(newTestView(), "bundle proxy 1 needs=cluster:passthrough", "cluster passthrough 1")
+	view := r.publish(newTestView(), passthrough)
 	c := r.connect(t, "cart-1")
 	c.request("cluster", "")
 	c.want("cluster passthrough@1")
-	r.publish(view, "cluster passthrough 2")
+	view = r.publish(view, "cluster passthrough 2")
 	c.want("cluster passthrough@2")
+	states := r.until(t, "synced", func(s []ProxyState) bool { return s[0].SyncedRevision == 2 })
+	if s := states[0]; s.Proxy.Pod != "cart-1" || s.Proxy.Minor != 40 || s.EnvoyVersion != "1.40.3" || s.Pending.Count != 0 {
+		t.Errorf("unexpected state %+v", s)
+	}
+	// What does not concern an idle proxy leaves it synced.
+	view = r.publish(view, "cluster other 1")
+	if s := r.Proxies()[0]; s.SyncedRevision != 3 {
+		t.Errorf("synced at %d, want 3", s.SyncedRevision)
+	}
+	r.publish(view, "cluster passthrough 3")
+	if resp := c.receive(); resp.Resources[0].Version != "3" {
+		t.Errorf("got %v", resp)
+	}
+	if s := r.Proxies()[0]; s.SyncedRevision != 3 {
+		t.Errorf("synced at %d before the acknowledgement, want 3", s.SyncedRevision)
+	}
+}
+
+func TestStreamsAreRefused(t *testing.T) {
+	r := start(t, nil)
+	wantError(t, r.connect(t, "cart-1").failure(), codes.Unavailable, "still reading")
+	r.publish(newTestView(), passthrough)
+	wantError(t, r.connect(t, "forged").failure(), codes.Unauthenticated, "token is of no pod")
+	r.tokens.proxies["cart-1"] = resource.Proxy{UID: "1"}
+	r.tokens.err = status.Error(codes.Unavailable, "no keys yet")
+	wantError(t, r.connect(t, "cart-1").failure(), codes.Unavailable, "no keys yet")
+	r.tokens.err = nil
+
+	c := r.connect(t, "cart-1")
+	c.first = false
+	c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Cluster.URL(), Node: node(37)})
+	wantError(t, c.failure(), codes.FailedPrecondition, "Envoy 1.37.3 is not supported by this control plane, which serves 1.38 to 1.40")
+	c = r.connect(t, "cart-1")
+	c.first = false
+	c.request("cluster", "")
+	wantError(t, c.failure(), codes.InvalidArgument, "states no version of Envoy")
+}
+
+func TestAuthorizationHeader(t *testing.T) {
+	for header, want := range map[string]string{
+		"":          "want one authorization header with the pod's token, got 0",
+		"Basic abc": "not of the form: Bearer <token>",
+		"Bearer ":   "not of the form: Bearer <token>",
+		"bearer ok": "",
+	} {
+		md := metadata.MD{}
+		if header != "" {
+			md.Set("authorization", header)
+		}
+		token, err := bearer(metadata.NewIncomingContext(context.Background(), md))
+		if want == "" {
+			if err != nil || token != "ok" {
+				t.Errorf("%q: got %q, %v", header, token, err)
+			}
+			continue
+		}
+		wantError(t, err, codes.Unauthenticated, want)
+	}
+}
+
+func TestEnvoyVersionFromText(t *testing.T) {
+	s := &Server{config: Config{MinMinor: 38, MaxMinor: 40}}
+	_, minor, err := s.envoyVersion(&corev3.Node{UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: "1.39.2"}})
+	if err != nil || minor != 39 {
+		t.Errorf("got %d, %v", minor, err)
+	}
+}
+
+func TestStateOfTheWorldIsRefused(t *testing.T) {
+	r := start(t, nil)
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.dial(t)).StreamAggregatedResources(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	wantError(t, err, codes.Unimplemented, "DELTA_GRPC")
+}
+
+func TestStreamsEnd(t *testing.T) {
+	r := start(t, nil)
+	r.publish(newTestView(), passthrough)
+	connected := func(token string) *client {
+		c := r.connect(t, token)
+		c.request("cluster", "")
+		c.want("cluster passthrough@1")
+		return c
+	}
+	older := connected("cart-1")
+	newer := connected("cart-1")
+	wantError(t, older.failure(), codes.Aborted, "replaced by a newer stream")
+	r.Disconnect("1")
+	wantError(t, newer.failure(), codes.PermissionDenied, "the pod of this proxy is gone")
+
+	r.tokens.mu.Lock()
+	r.tokens.expires = time.Now().Add(50 * time.Millisecond)
+	r.tokens.mu.Unlock()
+	wantError(t, connected("cart-1").failure(), codes.Unauthenticated, "has expired")
+	r.tokens.mu.Lock()
+	r.tokens.expires = time.Time{}
+	r.tokens.mu.Unlock()
+
+	last := connected("cart-1")
+	r.until(t, "one stream", func(s []ProxyState) bool { return len(s) == 1 })
+	r.stop()
+	wantError(t, last.failure(), codes.Unavailable, "stopping")
+}
+
+func TestTooManyNames(t *testing.T) {
+	r := start(t, func(c *Config) { c.MaxNames = 2 })
+	r.publish(newTestView(), passthrough)
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	c.request("cluster", "+a +b +c")
+	wantError(t, c.failure(), codes.ResourceExhausted, "already asks for 2 names")
+}
+
+func TestPanicEndsOneStream(t *testing.T) {
+	r := start(t, nil)
+	view := r.publish(newTestView(), passthrough)
+	good, bad := r.connect(t, "cart-1"), r.connect(t, "other-1")
+	for _, c := range []*client{good, bad} {
+		c.request("cluster", "")
+		c.want("cluster passthrough@1")
+	}
+	r.Publish(panicking{view, "boom"}, nil)
+	bad.request("cluster", "+boom")
+	wantError(t, bad.failure(), codes.Internal, "internal error of the control plane")
+	good.request("cluster", "+fine")
+	r.publish(view, "cluster fine 1")
+	good.want("cluster fine@1")
+	if n := testutil.ToFloat64(r.metrics.panics); n != 1 {
+		t.Errorf("%v panics counted, want 1", n)
+	}
+	// A later connection of the proxy works.
+	again := r.connect(t, "other-1")
+	again.request("cluster", "")
+	again.want("cluster passthrough@1")
+}
+
+// panicking is a view with a bug.
+type panicking struct {
+	resource.View
+	name string
+}
+
+func (v panicking) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resource, resource.ScopedRef) {
+	if ref.Name == v.name {
+		panic("a bug")
+	}
+	return v.View.Resource(p, ref)
+}
+
+func TestSlowProxyIsCutOff(t *testing.T) {
+	r := start(t, func(c *Config) { c.SendTimeout = 50 * time.Millisecond })
+	view := newTestView()
+	bundle := &resource.Resource{Ref: proxyBundle, Version: "1"}
+	for i := range 64 {
+		big := testResource(resource.Ref{Type: resource.Cluster, Name: fmt.Sprint("big", i)}, "1")
+		big.Body.Value = make([]byte, 1<<18)
+		view.resources[big.Ref] = big
+		bundle.Needs = append(bundle.Needs, big.Ref)
+	}
+	view.resources[proxyBundle] = bundle
+	r.Publish(view, nil)
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	r.until(t, "connected", func(s []ProxyState) bool { return len(s) == 1 })
+	r.until(t, "cut off", func(s []ProxyState) bool { return len(s) == 0 })
+	wantError(t, c.failure(), codes.ResourceExhausted, "the proxy has read nothing for 50ms")
+}
+
+func TestLearnedNames(t *testing.T) {
+	r := start(t, nil)
+	r.publish(newTestView(), passthrough,
+		"bundle http|10.96.0.5:80 1 needs=cluster:http|10.96.0.5:80", "cluster http|10.96.0.5:80 1",
+		"bundle http|10.96.0.6:80 1 needs=cluster:http|10.96.0.6:80", "cluster http|10.96.0.6:80 1",
+		"bundle http|10.96.0.7:80 1 needs=cluster:http|10.96.0.7:80", "cluster http|10.96.0.7:80 1",
+		"cluster http|10.0.0.9:80 a-pod")
+	asking, sibling, stranger := r.connect(t, "cart-1"), r.connect(t, "cart-2"), r.connect(t, "other-1")
+	for _, c := range []*client{asking, sibling, stranger} {
+		// A stream's first request announces: others learn nothing from it.
+		c.request("cluster", "+* +http|10.96.0.7:80")
+		c.want("cluster passthrough@1")
+		c.want("cluster http|10.96.0.7:80@1")
+	}
+	asking.request("cluster", "+http|10.0.0.9:80 +http|10.96.0.5:80")
+	sibling.want("cluster http|10.96.0.5:80@1")
+	asking.request("cluster", "+http|10.96.0.6:80")
+	sibling.want("cluster http|10.96.0.6:80@1")
+	later := r.connect(t, "cart-2")
+	later.request("cluster", "")
+	later.want("cluster http|10.96.0.5:80@1")
+	later.want("cluster http|10.96.0.6:80@1")
+	r.until(t, "replaced", func(s []ProxyState) bool { return len(s) == 3 })
+	for _, c := range []*client{sibling, later, stranger} {
+		for _, got := range c.got {
+			if strings.Contains(got, "10.0.0.9") || strings.Contains(got, "10.96.0.7") || c == stranger {
+				t.Errorf("learned %s", got)
+			}
+		}
+	}
+	r.until(t, "5 asked names, of two streams, and 4 pushed, of two", func([]ProxyState) bool {
+		return testutil.ToFloat64(r.metrics.asked) == 5 && testutil.ToFloat64(r.metrics.pushed) == 4
+	})
+	// Nobody asks any more.
+	r.expireLearned(time.Now().Add(7 * time.Hour))
+	r.until(t, "forgotten", func([]ProxyState) bool { return testutil.ToFloat64(r.metrics.pushed) == 0 })
+}
+
+func TestLearnedSetIsBounded(t *testing.T) {
+	l := &learnedSet{asked: map[string]time.Time{}}
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	l.ask([]string{"a"}, 2, at(1))
+	l.ask([]string{"b"}, 2, at(2))
+	l.ask([]string{"a"}, 2, at(3))
+	added, removed := l.ask([]string{"c"}, 2, at(4))
+	if !slices.Equal(added, []string{"c"}) || !slices.Equal(removed, []string{"b"}) {
+		t.Errorf("added %v, removed %v; want c, and b as the one asked for least recently", added, removed)
+	}
+	if expired := l.expire(at(4)); !slices.Equal(expired, []string{"a"}) {
+		t.Errorf("expired %v, want a", expired)
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	var calls atomic.Int32
+	r := start(t, func(c *Config) {
+		c.Certificates = signer(func(p *resource.Proxy) (*resource.Resource, time.Time, error) {
+			switch n := calls.Add(1); n {
+			case 1:
+				return nil, time.Time{}, errors.New("issuer is not ready")
+			case 2:
+				panic("a bug")
+			default:
+				return testResource(workload, fmt.Sprint(p.Pod, n)), time.Now(), nil
+			}
+		})
+	})
+	r.publish(newTestView(), passthrough)
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	if calls.Load() != 0 {
+		t.Error("a certificate was signed that nobody asked for")
+	}
+	c.request("secret", "+workload")
+	r.until(t, "error shown", func(s []ProxyState) bool { return len(s) == 1 && s[0].CertificateError == "issuer is not ready" })
+	c.want("secret workload@cart-13")
+	c.want("secret workload@cart-14") // Renewed.
+	r.until(t, "error gone", func(s []ProxyState) bool { return s[0].CertificateError == "" })
+}
+
+func TestCertificateRetries(t *testing.T) {
+	var r renewal
+	now := time.Unix(0, 0)
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		want *= time.Second
+		r.done(signed{err: errors.New("no")}, now)
+		if got := r.next.Sub(now); got < want/2 || got >= want*3/2 {
+			t.Errorf("next try in %s, want about %s", got, want)
+		}
+	}
+	r.done(signed{secret: testResource(workload, "1"), renewAt: now.Add(time.Hour)}, now)
+	if r.next != now.Add(time.Hour) || r.failed != "" {
+		t.Errorf("renewal at %s, %q", r.next, r.failed)
+	}
+}
+
+func TestRejectionsNameTheirObject(t *testing.T) {
+	r := start(t, nil)
+	r.publish(newTestView(), "bundle proxy 1 needs=cluster:a", "cluster a 1 from=Mesh/shop/shop")
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	resp := c.receive()
+	c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce,
+		ErrorDetail: status.New(codes.Internal, "Error adding/updating cluster(s) a: why").Proto()})
+	s := r.until(t, "rejected", func(s []ProxyState) bool { return len(s[0].Rejections) == 1 && s[0].SyncedRevision == 1 })
+	got := s[0].Rejections[0]
+	if got.Origins[0].Name != "shop" || got.Version != "1" || !strings.HasSuffix(got.Message, "a: why") {
+		t.Errorf("unexpected %+v", got)
+	}
+	if n := testutil.ToFloat64(r.metrics.nacks.WithLabelValues("cluster")); n != 1 {
+		t.Errorf("%v rejections counted", n)
+	}
+}
+
+func TestAsksAreAnsweredTogether(t *testing.T) {
+	r := start(t, func(c *Config) { c.AskWindow = time.Second })
+	view := newTestView()
+	var lines []string
+	for i := range 20 {
+		lines = append(lines, fmt.Sprintf("cluster c%d 1", i))
+	}
+	r.publish(view, append(lines, passthrough)...)
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	c.want("cluster passthrough@1")
+	for i := range 20 {
+		c.request("cluster", fmt.Sprint("+c", i))
+	}
+	answers, responses := 0, 0
+	for answers < 20 {
+		answers += len(c.receive().Resources)
+		responses++
+	}
+	if responses > 2 {
+		t.Errorf("20 asks were answered in %d responses, want the first at once and the others together", responses)
+	}
+}
+
+// TestNoChangeIsMissed publishes while proxies ask: whoever comes to want a resource while it changes gets the newest.
+func TestNoChangeIsMissed(t *testing.T) {
+	const names, views = 20, 200
+	r := start(t, nil)
+	view := r.publish(newTestView(), passthrough)
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	c.want("cluster passthrough@1")
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		for n := range views {
+			var lines []string
+			for i := range names {
+				lines = append(lines, fmt.Sprintf("cluster c%d %d", i, n))
+			}
+			view = r.publish(view, lines...)
+		}
+	}()
+	for i := range names {
+		c.request("cluster", fmt.Sprint("+c", i))
+		for last := ""; !strings.HasPrefix(last, fmt.Sprintf("cluster c%d@", i)); {
+			c.ack(c.receive())
+			last = c.got[len(c.got)-1]
+		}
+	}
+	<-published
+	for i := range names {
+		c.want(fmt.Sprintf("cluster c%d@%d", i, views-1))
+	}
 }

@@ -52,8 +52,10 @@ type stream struct {
 	// changedAt is when the oldest change was published of which nothing has been sent yet.
 	changedAt time.Time
 	// hold delays sending until then, to answer asks together.
-	hold                    time.Time
-	flushAt                 time.Time
+	hold    time.Time
+	flushAt time.Time
+	// reported is the state as the server has it; the gauges are this stream's share in them.
+	reported                streamState
 	askedGauge, pushedGauge int
 
 	// Guarded by server.mu.
@@ -408,20 +410,29 @@ func (t *stream) measure(batch []*response, now time.Time) {
 
 // report tells the server what has changed in the stream's state.
 func (t *stream) report() {
-	asked, pushed := t.session.types[resource.Cluster].names, len(t.session.learned)
-	t.server.metrics.asked.Add(float64(asked - t.askedGauge))
+	names, pushed := t.session.types[resource.Cluster].names, len(t.session.learned)
+	t.server.metrics.asked.Add(float64(names - t.askedGauge))
 	t.server.metrics.pushed.Add(float64(pushed - t.pushedGauge))
-	t.askedGauge, t.pushedGauge = asked, pushed
+	t.askedGauge, t.pushedGauge = names, pushed
 
-	state := t.state
-	state.Pending, state.Rejections = t.session.pending(), t.session.rejections()
-	state.CertificateError = t.renewal.failed
-	idle := t.session.synced()
-	if idle {
-		state.SyncedRevision = t.session.view.Revision()
+	now := streamState{
+		pending: t.session.pending(), rejections: t.session.rejections(),
+		certificateError: t.renewal.failed, idle: t.session.synced(),
+	}
+	if now.idle {
 		t.changedAt = time.Time{}
 	}
-	if t.busy || idle != t.idle || !reflect.DeepEqual(state, t.state) {
-		t.server.report(t, state, idle)
+	if t.busy || !reflect.DeepEqual(now, t.reported) {
+		t.reported = now
+		t.server.report(t, now, t.session.view.Revision())
 	}
+}
+
+// streamState is what a loop reports.
+type streamState struct {
+	pending          Pending
+	rejections       []Rejection
+	certificateError string
+	// idle: the proxy has all that the view has for it.
+	idle bool
 }
