@@ -68,7 +68,7 @@ func podOf(namespace, name string) *corev1.Pod {
 		Spec: corev1.PodSpec{
 			// The API server's own admission sets it where it runs.
 			ServiceAccountName: "default",
-			InitContainers: []corev1.Container{{Name: "prepare", Image: "prepare"}},
+			InitContainers:     []corev1.Container{{Name: "prepare", Image: "prepare"}},
 			Containers: []corev1.Container{{
 				Name: "app", Image: "app", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
 			}},
