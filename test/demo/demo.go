@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
 
 const sampleNamespace = "bookinfo"
@@ -91,7 +94,21 @@ func (d *demo) applySample(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d pods run, each with its proxy", len(pods)), nil
+	if !slices.ContainsFunc(pods, d.outdated) {
+		return fmt.Sprintf("%d pods run, each with its proxy", len(pods)), nil
+	}
+	d.console.set("restarting pods that an older Tulle injected")
+	if _, err := d.kubectl.run(ctx, "-n", sampleNamespace, "rollout", "restart", "deployment"); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d pods restarted, as an older Tulle injected them", len(pods)), d.kubectl.rollout(ctx, sampleNamespace, 2*time.Minute)
+}
+
+// outdated says whether a pod was there before this checkout's Tulle.
+func (d *demo) outdated(pod corev1.Pod) bool {
+	return !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == sidecar.InitContainer && c.Image == d.references[operatorImage]
+	})
 }
 
 // pods returns the sample's running pods.

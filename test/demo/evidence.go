@@ -138,7 +138,7 @@ func peersIn(service, log string, during span) []peer {
 
 // tryFromOutside asks reviews from a pod without a proxy.
 func (d *demo) tryFromOutside(ctx context.Context) error {
-	image := d.references["tulle.dev/bookinfo:dev"]
+	image := d.references[bookinfoImage]
 	answer, err := d.kubectl.run(ctx, "-n", "default", "run", "tulle-demo-outsider", "--image="+image, "--image-pull-policy=IfNotPresent",
 		"--restart=Never", "--rm", "--attach", "--quiet", "--pod-running-timeout=60s", "--",
 		"get", "-timeout=5s", "http://reviews."+sampleNamespace+":9080/reviews/0")

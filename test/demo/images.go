@@ -31,6 +31,12 @@ func images() []image {
 	}
 }
 
+// What the demo itself runs or looks for.
+const (
+	operatorImage = "tulle.dev/operator:dev"
+	bookinfoImage = "tulle.dev/bookinfo:dev"
+)
+
 // placeholder is the image's name in manifests.
 func (i image) placeholder() string { return "tulle.dev/" + i.name + ":dev" }
 

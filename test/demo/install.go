@@ -27,7 +27,12 @@ func (d *demo) claim(ctx context.Context, namespace string) (bool, error) {
 		owned, ownedErr := d.owns(ctx, namespace)
 		return owned, firstError(err, ownedErr)
 	}
-	return true, d.kubectl.apply(ctx, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": %q, "labels": {%q: "true"}}}`, namespace, ownedLabel))
+	if _, err := d.kubectl.run(ctx, "create", "namespace", namespace); err != nil {
+		return false, err
+	}
+	// A label of its own field manager, or the manifest of the namespace would take it away again.
+	_, err = d.kubectl.run(ctx, "label", "--field-manager=tulle-demo", "namespace", namespace, ownedLabel+"=true")
+	return true, err
 }
 
 func (d *demo) owns(ctx context.Context, namespace string) (bool, error) {
