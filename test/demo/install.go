@@ -77,6 +77,7 @@ func (d *demo) installTulle(ctx context.Context) (string, error) {
 	if !owned {
 		return "is there, and not the demo's: used as it is", d.kubectl.rollout(ctx, tulleNamespace, time.Minute)
 	}
+	d.ownTulle = true
 	manifests, err := os.ReadFile(filepath.Join(d.root, "dist", "install.yaml"))
 	if err != nil {
 		return "", fmt.Errorf("%w (run `make generate`)", err)
