@@ -35,13 +35,13 @@ func (c compilation) outbound(w *model.Workload) *listenerv3.Listener {
 	envoy.Inspect(l, inspectTimeout,
 		envoy.OriginalDestination(),
 		envoy.NotOn(envoy.HTTPInspector(), w.SkipDetection))
-	l.FilterChains = meshChains("", privateRanges())
+	l.FilterChains = meshChains("", model.PrivateRanges())
 	// The ranges of the cluster that are not private have chains of their own: when they change, Envoy drains the
 	// connections of these chains and of no others.
 	if more := publicRanges(c.MeshWide()); len(more) > 0 {
 		l.FilterChains = append(l.FilterChains, meshChains("-cluster", more)...)
 	}
-	// Everything else is public and costs no question.
+	// Everything else is public, or link-local (the clouds' metadata, node-local DNS), and costs no question.
 	l.DefaultFilterChain = envoy.TCPChain("egress", nil, envoy.TCPProxy("egress", passthroughCluster))
 	return l
 }
@@ -93,23 +93,11 @@ func (c compilation) routeConfiguration(ref resource.Ref) (*resource.Resource, e
 	), resource.Resource{})
 }
 
-// privateRanges are asked about, whether or not they are known to be the cluster's: the pod ranges of nodes are absent or wrong with several
-// network plug-ins. Link-local addresses (the clouds' metadata, node-local DNS) are not among them.
-func privateRanges() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"),
-		netip.MustParsePrefix("172.16.0.0/12"),
-		netip.MustParsePrefix("192.168.0.0/16"),
-		netip.MustParsePrefix("100.64.0.0/10"),
-		netip.MustParsePrefix("fc00::/7"),
-	}
-}
-
-// publicRanges returns the ranges of the mesh that privateRanges do not cover.
+// publicRanges returns the ranges of the mesh that model.PrivateRanges do not cover.
 func publicRanges(m *model.MeshWide) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range slices.Concat(m.ServiceRanges, m.PodRanges) {
-		covered := slices.ContainsFunc(privateRanges(), func(r netip.Prefix) bool {
+		covered := slices.ContainsFunc(model.PrivateRanges(), func(r netip.Prefix) bool {
 			return r.Bits() <= p.Bits() && r.Contains(p.Addr())
 		})
 		if !covered {

@@ -48,10 +48,13 @@ func ServerTLS(m MutualTLS) *corev3.TransportSocket {
 	}}
 }
 
-// UnverifiedTLS is TLS to a server whose certificate is not looked at, as the kubelet's HTTPS probes.
+// UnverifiedTLS is TLS to a server whose certificate is not looked at, as the kubelet's HTTPS probes. Envoy as a client stops at 1.2
+// unless told otherwise.
 func UnverifiedTLS() *corev3.TransportSocket {
 	return &corev3.TransportSocket{Name: tlsSocket, ConfigType: &corev3.TransportSocket_TypedConfig{
-		TypedConfig: Any(&tlsv3.UpstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{}}),
+		TypedConfig: Any(&tlsv3.UpstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsParams: &tlsv3.TlsParameters{TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
+		}}),
 	}}
 }
 
