@@ -57,6 +57,8 @@ generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle
 	$(CONTROLLER_GEN) object paths=./api/... output:object:dir=$(OUT)/api/v1alpha1
 	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=$(OUT)/config/crd/bases
 	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
+	rm -f $(OUT)/bundle/manifests/*
+	$(KUSTOMIZE) build config/bundle -o $(OUT)/bundle/manifests
 
 ##@ Check
 
@@ -73,7 +75,7 @@ vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
 
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml bundle/manifests
 
 .PHONY: verify
 verify: ## Check that generated files are current.

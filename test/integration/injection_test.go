@@ -76,8 +76,8 @@ func podOf(namespace, name string) *corev1.Pod {
 	}
 }
 
-// hasSidecar is nil when a pod has its sidecar, as the API server stored it.
-func hasSidecar(pod *corev1.Pod) error {
+// storedWithSidecar is nil when a pod has its sidecar, as the API server stored it.
+func storedWithSidecar(pod *corev1.Pod) error {
 	var names []string
 	for _, c := range pod.Spec.InitContainers {
 		names = append(names, c.Name)
@@ -100,7 +100,7 @@ func testTogether(t *testing.T, w *world) {
 	mesh := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "together", Name: "mesh"}}
 	pod := podOf("together", "web")
 	w.create(namespace("together"), mesh, pod)
-	if err := hasSidecar(pod); err != nil {
+	if err := storedWithSidecar(pod); err != nil {
 		t.Error(err)
 	}
 }
@@ -110,7 +110,7 @@ func testEnrolled(t *testing.T, w *world) {
 	pod.Spec.Containers[0].LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/live"}}}
 	pod.Spec.Containers[0].LivenessProbe.HTTPGet.Port.StrVal, pod.Spec.Containers[0].LivenessProbe.HTTPGet.Port.Type = "http", 1
 	w.create(pod)
-	if err := hasSidecar(pod); err != nil {
+	if err := storedWithSidecar(pod); err != nil {
 		t.Error(err)
 	}
 	get := pod.Spec.Containers[0].LivenessProbe.HTTPGet
@@ -124,7 +124,7 @@ func testEnrolled(t *testing.T, w *world) {
 	again := podOf("together", "copy")
 	again.Annotations, again.Spec = pod.Annotations, pod.Spec
 	w.create(again)
-	if err := hasSidecar(again); err != nil {
+	if err := storedWithSidecar(again); err != nil {
 		t.Error(err)
 	}
 }
@@ -233,7 +233,7 @@ func TestOldKubernetes(t *testing.T) {
 	w.eventually("webhooks", func() error { return w.enrolled([]string{"shop"}) })
 	pod := podOf("shop", "web")
 	w.create(pod)
-	if err := hasSidecar(pod); err == nil {
+	if err := storedWithSidecar(pod); err == nil {
 		t.Error("a pod was injected")
 	}
 	w.eventually("the Mesh says so", func() error { return w.says("shop", "mesh", "kubernetes v1.28.15 has no native sidecars") })
