@@ -27,7 +27,7 @@ type demo struct {
 	references map[string]string
 	// ownTulle says that this checkout's Tulle was installed, and not somebody else's used.
 	ownTulle bool
-	findings   findings
+	findings findings
 }
 
 // checkout finds the root of this checkout from the working directory.

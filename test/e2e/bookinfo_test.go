@@ -101,7 +101,7 @@ func (c *cluster) countAll() map[string]int64 {
 	c.t.Helper()
 	counts := map[string]int64{}
 	for _, pod := range c.pods("") {
-		if pod.Labels["app"] != "loadgen" {
+		if app := pod.Labels["app"]; app != "loadgen" && app != "capture" {
 			counts[pod.Labels["app"]+" "+pod.Labels["version"]] += c.count(pod)
 		}
 	}

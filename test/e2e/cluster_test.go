@@ -196,6 +196,28 @@ func (c *cluster) describe() {
 		out, err := c.try(nil, args...)
 		c.t.Logf("kubectl %s\n%s%v", strings.Join(args, " "), out, errorText(err))
 	}
+	for _, pod := range c.pods("") {
+		if hasProxy(pod) {
+			c.t.Logf("proxy of %s\n%s", pod.Name, c.traffic(pod))
+		}
+	}
+}
+
+// traffic returns what a proxy counted about connections and requests, without what is zero, and its last words.
+func (c *cluster) traffic(pod corev1.Pod) string {
+	stats, err := c.try(nil, "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/stats/prometheus", c.namespace, pod.Name, sidecar.StatsPort))
+	if err != nil {
+		return err.Error()
+	}
+	var told strings.Builder
+	for line := range strings.Lines(stats) {
+		about := strings.HasPrefix(line, "envoy_http_") || strings.HasPrefix(line, "envoy_tcp_") || strings.HasPrefix(line, "envoy_listener_")
+		if about && !strings.Contains(line, "_bucket") && !strings.HasSuffix(line, " 0\n") {
+			told.WriteString(line)
+		}
+	}
+	log, err := c.try(nil, "logs", pod.Name, "-c", sidecar.ProxyContainer, "--tail=5")
+	return told.String() + log + errorText(err)
 }
 
 func errorText(err error) string {
