@@ -23,7 +23,7 @@ func (b *Builder) resolveAddresses() {
 			b.put(addressKey(a), nil)
 		}
 	}
-	clear(b.dirty.addresses)
+	b.dirty.addresses = map[netip.Addr]bool{}
 }
 
 // serviceAt returns the Service whose cluster IP an address is. The API server gives an address to one Service only; while

@@ -56,7 +56,7 @@ func marshal(t *testing.T, v any) string {
 func fields(all map[string]any) map[string]any {
 	for name, value := range all {
 		switch text := fmt.Sprint(value); text {
-		case "", "[]", "map[]", "0", "false", "<nil>", "invalid IP":
+		case "", "[]", "map[]", "0", "nil", "false", "<nil>", "invalid IP":
 			delete(all, name)
 		}
 	}
@@ -79,10 +79,6 @@ func dumpNamespace(s *Snapshot, n *Namespace) any {
 	if !n.Meshed {
 		return fmt.Sprintf("not meshed, %d services", s.Services(n.Name))
 	}
-	resources := ""
-	if n.Proxy.Resources != nil {
-		resources = n.Proxy.Resources.String()
-	}
 	selector := ""
 	if n.Proxy.PodSelector != nil {
 		selector = n.Proxy.PodSelector.String()
@@ -92,7 +88,7 @@ func dumpNamespace(s *Snapshot, n *Namespace) any {
 	}
 	return fields(map[string]any{
 		"mode": n.Mode, "ports": texts(n.Ports), "concurrency": n.Proxy.Concurrency, "logLevel": n.Proxy.LogLevel,
-		"drainDuration": n.Proxy.DrainDuration.String(), "resources": resources, "podSelector": selector,
+		"drainDuration": n.Proxy.DrainDuration.String(), "resources": n.Proxy.Resources, "podSelector": selector,
 		"invalidSelector": n.InvalidSelector, "accessLog": n.AccessLog, "services": s.Services(n.Name),
 	})
 }

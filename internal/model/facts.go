@@ -68,7 +68,7 @@ func readService(o *corev1.Service) *service {
 		s.family = o.Spec.IPFamilies[0]
 	}
 	for _, p := range o.Spec.Ports {
-		if number, ok := portNumber(p.Port); ok && (p.Protocol == corev1.ProtocolTCP || p.Protocol == "") {
+		if number, ok := portNumber(p.Port); ok && isTCP(p.Protocol) {
 			s.ports = append(s.ports, servicePort{p.Name, number, p.TargetPort, deref(p.AppProtocol)})
 		}
 	}
@@ -111,7 +111,7 @@ func readSlice(o *discoveryv1.EndpointSlice) *endpointSlice {
 		ports:   map[string]uint16{},
 	}
 	for _, p := range o.Ports {
-		if p.Port == nil || p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP {
+		if p.Port == nil || !isTCP(deref(p.Protocol)) {
 			continue
 		}
 		if number, ok := portNumber(*p.Port); ok {
@@ -244,7 +244,7 @@ func isWindows(spec *corev1.PodSpec) bool {
 
 func (p *pod) readContainer(c *corev1.Container) {
 	for _, port := range c.Ports {
-		if number, ok := portNumber(port.ContainerPort); ok && (port.Protocol == corev1.ProtocolTCP || port.Protocol == "") {
+		if number, ok := portNumber(port.ContainerPort); ok && isTCP(port.Protocol) {
 			p.ports = append(p.ports, containerPort{port.Name, number})
 		}
 	}
@@ -339,6 +339,9 @@ func familyOf(a netip.Addr) corev1.IPFamily {
 	}
 	return corev1.IPv6Protocol
 }
+
+// isTCP knows that TCP is the default.
+func isTCP(p corev1.Protocol) bool { return p == corev1.ProtocolTCP || p == "" }
 
 func portNumber(n int32) (uint16, bool) { return uint16(n), n > 0 && n <= 65535 } //nolint:gosec // the caller looks at the bool
 

@@ -181,7 +181,7 @@ func (s *settings) claim(report *MeshReport, m *mesh, winners map[string]*mesh, 
 
 func conflict(m, winner *mesh, field, what string) Problem {
 	return Problem{m.origin(field), v1alpha1.ConditionAccepted, ReasonConflicted,
-		fmt.Sprintf("%s is already set by the older Mesh %s, which wins; remove it here or there", what, winner.name), true}
+		fmt.Sprintf("the older Mesh %s already claims %s and wins; remove it here or there", winner.name, what), true}
 }
 
 // mode returns the mTLS mode of a port of the namespace's pods.

@@ -25,6 +25,7 @@ const maxSkippedPorts = 256
 type meshWide struct {
 	domain                   string
 	serviceRanges, podRanges []netip.Prefix
+	ranges                   []netip.Prefix // both
 }
 
 // declaration counts the Service ports of one number that say what they speak.
@@ -64,6 +65,7 @@ func (b *Builder) resolveRoot() {
 		wide.podRanges = append(wide.podRanges, m.podRanges...)
 	}
 	wide.serviceRanges, wide.podRanges = mergePrefixes(wide.serviceRanges), mergePrefixes(wide.podRanges)
+	wide.ranges = mergePrefixes(slices.Concat(wide.serviceRanges, wide.podRanges))
 	if reflect.DeepEqual(wide, b.wide) {
 		return
 	}

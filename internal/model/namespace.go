@@ -118,7 +118,7 @@ func (b *Builder) resolveNamespaces() {
 			b.touchContents(ns)
 		}
 	}
-	clear(b.dirty.namespaces)
+	b.dirty.namespaces = map[string]bool{}
 }
 
 func (b *Builder) forgetNamespace(ns *namespace, name string) {
@@ -174,18 +174,22 @@ func (b *Builder) resolveSummaries() {
 			b.put(key, nil)
 			continue
 		}
-		sum := &summary{reports: ns.settings.reports, services: len(ns.services), selected: len(ns.selected)}
+		sum := &summary{
+			reports:    ns.settings.reports,
+			services:   len(ns.services),
+			unselected: len(ns.selected) == 0 && ns.settings.node.InvalidSelector == "",
+		}
 		if len(ns.meshes) > 0 {
 			sum.oldest = slices.MinFunc(slices.Collect(maps.Values(ns.meshes)), (*mesh).older).origin("")
 		}
 		if ns.settings.node.Meshed && len(ns.uncovered) > 0 {
 			first := ns.pods[slices.MinFunc(slices.Collect(maps.Keys(ns.uncovered)), WorkloadKey.compare)]
-			a, _ := uncovered(first.addresses, b.wide.podRanges)
+			a, _ := uncovered(first.addresses, b.wide.ranges)
 			sum.uncovered = fmt.Sprintf("pod %s has the public address %s", first.key.Name, a)
 		}
 		b.put(key, sum)
 	}
-	clear(b.dirty.summaries)
+	b.dirty.summaries = map[string]bool{}
 }
 
 // uncovered returns the first address that proxies take for one outside of the cluster, and so never ask about.
@@ -203,7 +207,7 @@ func (s *summary) problems(r *MeshReport) []Problem {
 	const selector = "spec.proxy.podSelector"
 	var problems []Problem
 	m := &mesh{namespace: r.Namespace, name: r.Name}
-	if s.selected == 0 && slices.Contains(r.Fields, selector) {
+	if s.unselected && slices.Contains(r.Fields, selector) {
 		problems = append(problems, Problem{m.origin(selector), v1alpha1.ConditionAccepted, ReasonNoPodsSelected,
 			"no pod of the namespace that could have a sidecar fits; compare with kubectl get pods --show-labels", false})
 	}

@@ -68,9 +68,10 @@ type MeshReport struct {
 // summary is what status asks of a namespace, besides its nodes.
 type summary struct {
 	// reports hold the problems that depend on nothing but the Meshes of the namespace.
-	reports []MeshReport
-	// services counts the Services, selected the pods that are to have a sidecar.
-	services, selected int
+	reports  []MeshReport
+	services int // how many there are
+	// unselected is true when the pod selector is valid and no pod is to have a sidecar.
+	unselected bool
 	// uncovered is the first pod that has a public address outside of the pod ranges.
 	uncovered string
 	// oldest is the Mesh that is told what no Mesh claims.

@@ -15,7 +15,7 @@ import (
 // before, keep the others, and leave older snapshots as they were.
 func TestIncrementalEqualsFromScratch(t *testing.T) {
 	t.Parallel()
-	const seeds, steps = 60, 60
+	const seeds, steps = 40, 40
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -175,14 +176,17 @@ func problemOfHeader(name string, h v1alpha1.HeaderMatch) (part, reason string) 
 }
 
 func problemOfRegex(text string) string {
-	const help = "see https://github.com/google/re2/wiki/Syntax"
 	parsed, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
-		return fmt.Sprintf("%v: not an RE2 expression; %s", err, help)
+		reason := err.Error()
+		if e, ok := errors.AsType[*syntax.Error](err); ok {
+			reason = fmt.Sprintf("%s in %q", e.Code, e.Expr)
+		}
+		return fmt.Sprintf("not an RE2 expression (%s); see https://github.com/google/re2/wiki/Syntax", reason)
 	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil {
-		return fmt.Sprintf("%v: not an RE2 expression; %s", err, help)
+		return fmt.Sprintf("not an expression that can be compiled (%v); simplify it", err)
 	}
 	if n := programSize(program); n > maxProgram {
 		return fmt.Sprintf("the expression is too large (%d steps of at most %d); make its repetitions smaller or split the rule", n, maxProgram)

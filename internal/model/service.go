@@ -15,7 +15,7 @@ func (b *Builder) resolveServices() {
 	for key := range b.dirty.services {
 		b.resolveService(key)
 	}
-	clear(b.dirty.services)
+	b.dirty.services = map[ServiceKey]bool{}
 }
 
 // resolveService makes a Service's node, its endpoints and the problems that were found at it.
@@ -134,7 +134,7 @@ func (b *Builder) strayProblems(s *service, c *claim, backends []backend) []Prob
 		origin = c.origin()
 	}
 	var problems []Problem
-	if a, out := uncovered(s.addresses, b.wide.serviceRanges); out {
+	if a, out := uncovered(s.addresses, b.wide.ranges); out {
 		problems = append(problems, outsideRanges(origin, fmt.Sprintf("Service %s has the public address %s", s.key.Name, a), "serviceRanges"))
 	}
 	stray := slices.IndexFunc(backends, func(e backend) bool { return e.stray != "" })

@@ -64,7 +64,7 @@ func (v *validation) values(spec *v1alpha1.MeshSpec) {
 	}
 	if set.logLevel != "" && !validLogLevel(set.logLevel) {
 		v.refuse("spec.proxy.logLevel", ReasonInvalidValue,
-			"unknown level %q; give Trace, Debug, Info, Warning, Error, Critical or Off", set.logLevel)
+			"unknown level %q; give Trace, Debug, Info, Warning, Error or Critical", set.logLevel)
 	}
 	v.duration("spec.proxy.drainDuration", set.drain, 0)
 	if set.mode != "" && !validMode(set.mode) {
@@ -72,7 +72,7 @@ func (v *validation) values(spec *v1alpha1.MeshSpec) {
 	}
 	v.ports(set.ports)
 	if set.accessLog != "" && !validAccessLog(set.accessLog) {
-		v.refuse("spec.observability.accessLog.mode", ReasonInvalidValue, "unknown mode %q; give Off, Errors or All", set.accessLog)
+		v.refuse("spec.observability.accessLog.mode", ReasonInvalidValue, "unknown mode %q; give None, Errors or All", set.accessLog)
 	}
 }
 
@@ -162,12 +162,12 @@ func validMode(m v1alpha1.MTLSMode) bool {
 }
 
 func validAccessLog(m v1alpha1.AccessLogMode) bool {
-	return m == v1alpha1.AccessLogOff || m == v1alpha1.AccessLogErrors || m == v1alpha1.AccessLogAll
+	return m == v1alpha1.AccessLogNone || m == v1alpha1.AccessLogErrors || m == v1alpha1.AccessLogAll
 }
 
 func validLogLevel(l v1alpha1.LogLevel) bool {
 	switch l {
-	case "Trace", "Debug", "Info", "Warning", "Error", "Critical", "Off":
+	case "Trace", "Debug", "Info", "Warning", "Error", "Critical":
 		return true
 	}
 	return false

@@ -22,7 +22,7 @@ func (b *Builder) resolveWorkloads() {
 	for key := range b.dirty.workloads {
 		b.resolveWorkload(key)
 	}
-	clear(b.dirty.workloads)
+	b.dirty.workloads = map[WorkloadKey]bool{}
 }
 
 // touchPods marks the pods that changed Services select, or that run on changed Nodes.
@@ -38,7 +38,7 @@ func (b *Builder) touchPods() {
 			}
 		}
 	}
-	clear(b.dirty.selectors)
+	b.dirty.selectors = map[string][]map[string]string{}
 	if len(b.dirty.machines) == 0 {
 		return
 	}
@@ -47,7 +47,7 @@ func (b *Builder) touchPods() {
 			b.dirty.workloads[key] = true
 		}
 	}
-	clear(b.dirty.machines)
+	b.dirty.machines = map[string]bool{}
 }
 
 func fitsAny(p *pod, selectors []map[string]string) bool {
@@ -68,7 +68,7 @@ func (b *Builder) resolveWorkload(key WorkloadKey) {
 	}
 	w, conflicts := b.workload(p, ns)
 	_, public := uncovered(p.addresses, nil)
-	_, out := uncovered(p.addresses, b.wide.podRanges)
+	_, out := uncovered(p.addresses, b.wide.ranges)
 	mark(b.rangedWorkloads, key, public)
 	b.note(ns, ns.uncovered, key, out && !p.hostNetwork)
 	b.note(ns, ns.selected, key, w.Selected)
