@@ -160,7 +160,8 @@ func (c *cluster) pods(app string) []corev1.Pod {
 		options = append(options, client.MatchingLabels{"app": app})
 	}
 	var list corev1.PodList
-	if err := c.client.List(c.t.Context(), &list, options...); err != nil {
+	// Also after the test has ended, for what explains its failure.
+	if err := c.client.List(context.WithoutCancel(c.t.Context()), &list, options...); err != nil {
 		c.t.Fatal(err)
 	}
 	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
