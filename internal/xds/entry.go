@@ -9,9 +9,9 @@ import (
 // entry is what a session knows of one resource: what the view has, who wants it and what the proxy holds.
 type entry struct {
 	ref resource.Ref
-	// key is what change notices for it are keyed by; keyed is false while none are asked for.
-	key   resource.ScopedRef
-	keyed bool
+	// scope is for whom it is compiled; watched says whether changes of it in that scope concern the session.
+	scope   resource.Scope
+	watched bool
 	// cur is the view's resource; nil when nobody wants the entry or the view has none.
 	cur *resource.Resource
 	// wants counts the roots and the wanted resources that need this one, and the proxy's subscription.
@@ -35,13 +35,12 @@ type entry struct {
 	// await is the nonce of the answer that something that warms waits for.
 	await string
 
-	// rejected is the version that the proxy refuses, with its words and where it came from.
-	rejected string
-	message  string
-	origins  []resource.Origin
-	// unneeded is when the last thing that needed this unwanted resource was gone; zero: it is not.
-	unneeded time.Time
+	// rejection is of the view's version; nil when the proxy has not refused it.
+	rejection *Rejection
 }
+
+// key is what notices of its changes are keyed by.
+func (e *entry) key() resource.ScopedRef { return resource.ScopedRef{Scope: e.scope, Ref: e.ref} }
 
 // pushed says whether a type is sent unasked; the others are sent only to who asked by name.
 func pushed(t resource.Type) bool {
@@ -67,7 +66,7 @@ func (e *entry) unknown() bool { return e.version != "" && e.held == nil }
 
 // warmed says whether Envoy has got what a cluster or listener waits for.
 func (e *entry) warmed() bool {
-	return e.subscribed && !e.answer && e.await == "" && (e.version != "" || e.rejected != "")
+	return e.subscribed && !e.answer && e.await == "" && (e.version != "" || e.rejection != nil)
 }
 
 // missing says whether the proxy waits for something that the view does not have.
@@ -89,7 +88,6 @@ func (s *session) want(ref resource.Ref) *entry {
 	e.wants++
 	if e.wants == 1 {
 		delete(s.leaving, e)
-		e.unneeded = time.Time{}
 		s.load(e)
 		if e.cur != nil {
 			s.wantAll(e.cur.Needs)
@@ -132,11 +130,11 @@ func (s *session) unwantAll(refs []resource.Ref) {
 	}
 }
 
-// part decides what becomes of an entry that nobody wants. What was pushed is removed later; of what was asked for by
-// name and no longer is, the proxy has already forgotten its copy.
+// part decides what becomes of an entry that nobody wants. What was pushed is removed later; of what was asked for by name
+// and no longer is, the proxy has already forgotten its copy.
 func (s *session) part(e *entry) {
 	if pushed(e.ref.Type) && e.atProxy() {
-		s.leaving[e] = struct{}{}
+		s.leaving[e] = time.Time{}
 		s.sweep = true
 		return
 	}
@@ -159,7 +157,7 @@ func (s *session) load(e *entry) {
 	if e.held == nil && e.version == e.cur.Version {
 		e.held = e.cur
 	}
-	if e.rejected != e.cur.Version {
+	if e.rejection != nil && e.rejection.Version != e.cur.Version {
 		s.forgetRejection(e)
 	}
 }
@@ -195,29 +193,29 @@ func (s *session) untouch(e *entry) {
 
 // register notes that the session wants to hear of changes of an entry.
 func (s *session) register(e *entry, key resource.ScopedRef) {
-	if e.keyed && e.key == key {
+	if e.watched && e.scope == key.Scope {
 		return
 	}
 	s.unregister(e)
-	e.key, e.keyed = key, true
+	e.scope, e.watched = key.Scope, true
 	s.interest = append(s.interest, interest{key, true})
 }
 
 func (s *session) unregister(e *entry) {
-	if e.keyed {
-		e.keyed = false
-		s.interest = append(s.interest, interest{e.key, false})
+	if e.watched {
+		e.watched = false
+		s.interest = append(s.interest, interest{e.key(), false})
 	}
 }
 
 func (s *session) reject(e *entry, r *resource.Resource, message string) {
-	e.rejected, e.message, e.origins = r.Version, message, r.Origins
+	e.rejection = &Rejection{Ref: e.ref, Version: r.Version, Origins: r.Origins, Message: message}
 	s.rejected[e] = struct{}{}
 }
 
 func (s *session) forgetRejection(e *entry) {
-	if e.rejected != "" {
-		e.rejected, e.message, e.origins = "", "", nil
+	if e.rejection != nil {
+		e.rejection = nil
 		delete(s.rejected, e)
 	}
 }

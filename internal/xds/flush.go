@@ -67,7 +67,7 @@ func (s *session) due(e *entry) bool {
 	if e.answer {
 		return true
 	}
-	return len(e.flight) == 0 && !e.unchanged() && e.rejected != e.cur.Version
+	return len(e.flight) == 0 && !e.unchanged() && e.rejection == nil
 }
 
 // ready says whether all that a resource needs is usable at the proxy.
@@ -90,7 +90,7 @@ func (s *session) usable(ref resource.Ref) bool {
 	if ref.Type == resource.Bundle {
 		return s.ready(e)
 	}
-	if e.rejected == e.cur.Version {
+	if e.rejection != nil {
 		return true
 	}
 	return len(e.flight) == 0 && e.unchanged() && s.warm(e.cur)
@@ -178,15 +178,16 @@ func (s *session) remove(now time.Time) ([]*response, time.Time) {
 	s.sweep, s.sweepAt = false, now.Add(s.linger)
 	users := s.findUsers()
 	due := map[resource.Type][]*entry{}
-	for e := range s.leaving {
+	for e, since := range s.leaving {
 		if len(e.flight) > 0 || !s.announced(e.ref.Type) || users.use(e) {
-			e.unneeded = time.Time{}
+			s.leaving[e] = time.Time{}
 			continue
 		}
-		if e.unneeded.IsZero() {
-			e.unneeded = now
+		if since.IsZero() {
+			since = now
+			s.leaving[e] = now
 		}
-		at := e.unneeded.Add(s.linger)
+		at := since.Add(s.linger)
 		if !at.After(now) {
 			due[e.ref.Type] = append(due[e.ref.Type], e)
 		} else if at.Before(s.sweepAt) {

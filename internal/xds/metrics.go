@@ -9,7 +9,7 @@ import (
 // metrics are a server's metrics.
 type metrics struct {
 	streams, asked, pushed prometheus.Gauge
-	pushes, nacks          *prometheus.CounterVec
+	pushes, nacks, ended   *prometheus.CounterVec
 	bytes, panics          prometheus.Counter
 	resolve, propagation   prometheus.Histogram
 }
@@ -34,6 +34,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		pushed:      gauge("pushed_names", "Destinations that connected proxies are sent because pods of their workload asked."),
 		pushes:      prometheus.NewCounterVec(counter("pushes_total", "Responses sent, by type of resource."), []string{"type"}),
 		nacks:       prometheus.NewCounterVec(counter("nacks_total", "Responses that a proxy refused, by type of resource."), []string{"type"}),
+		ended:       prometheus.NewCounterVec(counter("streams_ended_total", "Streams that ended, by gRPC status code."), []string{"code"}),
 		bytes:       prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
 		panics:      prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
 		resolve:     histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
@@ -43,7 +44,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.bytes, m.panics, m.resolve, m.propagation} {
+	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.bytes, m.panics, m.resolve, m.propagation} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -82,7 +82,9 @@ type Server struct {
 	newest map[string]*stream
 	// watchers are the streams that a change of a resource concerns.
 	watchers map[resource.ScopedRef]map[*stream]struct{}
-	learned  map[workloadKey]*learnedSet
+	// fresh are the streams that came to want resources since the last Publish.
+	fresh   map[*stream]struct{}
+	learned map[workloadKey]*learnedSet
 }
 
 // NewServer returns a server that refuses streams until the first Publish. It fails when its metrics are registered already.
@@ -96,25 +98,39 @@ func NewServer(config Config) (*Server, error) {
 		streams:  map[*stream]struct{}{},
 		newest:   map[string]*stream{},
 		watchers: map[resource.ScopedRef]map[*stream]struct{}{},
+		fresh:    map[*stream]struct{}{},
 		learned:  map[workloadKey]*learnedSet{},
 	}, nil
 }
 
-// Publish makes view the configuration of all proxies. changed are the resources that may differ from the last view's; only
-// streams that one of them concerns are woken.
+// Publish makes view the configuration of all proxies. changed are the resources that may differ from the last view's, of
+// all that were read before it was put together; only streams that one of them concerns are woken.
 func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, ref := range changed {
 		for t := range s.watchers[ref] {
-			t.state.SyncedRevision = s.synced(t)
-			t.mail.change(ref.Ref, now)
-			t.wake()
+			s.change(t, ref.Ref, now)
 		}
 	}
+	// What a stream read of the last view while this one was being made may be missing in changed.
+	for t := range s.fresh {
+		for ref := range t.fresh {
+			s.change(t, ref, time.Time{})
+		}
+		t.fresh = nil
+	}
+	clear(s.fresh)
 	s.view = view
 	s.notify()
+}
+
+// change tells a stream that a resource may have changed, in a view that was published at a time (zero: not a change to measure).
+func (s *Server) change(t *stream, ref resource.Ref, published time.Time) {
+	t.state.SyncedRevision = s.synced(t)
+	t.mail.change(ref, published)
+	t.wake()
 }
 
 // Proxies returns the state of every connected proxy.
@@ -244,13 +260,14 @@ func (s *Server) remove(t *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, t)
+	delete(s.fresh, t)
 	if s.newest[t.proxy.UID] == t {
 		delete(s.newest, t.proxy.UID)
 	}
 	s.leaveLearned(t)
 	for _, e := range t.session.entries {
-		if e.keyed {
-			s.unwatch(t, e.key)
+		if e.watched {
+			s.unwatch(t, e.key())
 		}
 	}
 	for _, i := range t.session.takeInterest() {
@@ -263,8 +280,8 @@ func (s *Server) remove(t *stream) {
 }
 
 // exchange notes what a session's interest is now and returns what happened to it meanwhile, all of one view. used is
-// the view that the session has read: what it came to want in an outdated one counts as changed.
-func (s *Server) exchange(t *stream, interests []interest, used resource.View) (resource.View, mail) {
+// the revision that the session has read: what it came to want in an outdated one counts as changed.
+func (s *Server) exchange(t *stream, interests []interest, used uint64) (resource.View, mail) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, i := range interests {
@@ -276,7 +293,12 @@ func (s *Server) exchange(t *stream, interests []interest, used resource.View) (
 			s.watchers[i.key] = map[*stream]struct{}{}
 		}
 		s.watchers[i.key][t] = struct{}{}
-		if used != s.view {
+		if t.fresh == nil {
+			t.fresh = map[resource.Ref]struct{}{}
+			s.fresh[t] = struct{}{}
+		}
+		t.fresh[i.key.Ref] = struct{}{}
+		if used != s.view.Revision() {
 			t.mail.change(i.key.Ref, time.Time{})
 		}
 	}

@@ -14,6 +14,10 @@ import (
 
 const wildcard = "*"
 
+// maxUnanswered bounds the unacknowledged responses of a stream, in multiples of its limit of names: a proxy that asks for the
+// same again and again and acknowledges nothing is cut off.
+const maxUnanswered = 4
+
 // workload is the proxy's own certificate. It belongs to the stream and is in no view.
 var workload = resource.Ref{Type: resource.Secret, Name: "workload"}
 
@@ -30,8 +34,8 @@ type session struct {
 
 	types   [resource.VirtualHost + 1]typeState
 	entries map[resource.Ref]*entry
-	// leaving are resources that the proxy holds and nobody wants.
-	leaving  map[*entry]struct{}
+	// leaving are the resources that the proxy holds and nobody wants, since when nothing there needs them (zero: it does).
+	leaving  map[*entry]time.Time
 	rejected map[*entry]struct{}
 	// sent are the unacknowledged responses by nonce.
 	sent        map[string]*response
@@ -84,7 +88,7 @@ func newSession(proxy *resource.Proxy, view resource.View, maxNames int, linger 
 	s := &session{
 		proxy: proxy, view: view, maxNames: maxNames, linger: linger,
 		entries:  map[resource.Ref]*entry{},
-		leaving:  map[*entry]struct{}{},
+		leaving:  map[*entry]time.Time{},
 		rejected: map[*entry]struct{}{},
 		sent:     map[string]*response{},
 		learned:  map[string]struct{}{},
@@ -150,6 +154,9 @@ func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, err
 		return nil, nil // A type that only a hand-written bootstrap could ask for: never answered.
 	}
 	s.acknowledge(req)
+	if limit := maxUnanswered * s.maxNames; len(s.sent) > limit {
+		return nil, status.Errorf(codes.ResourceExhausted, "%d responses have not been acknowledged, the limit is %d", len(s.sent), limit)
+	}
 	st := &s.types[t]
 	first := !st.started
 	st.started = true

@@ -78,7 +78,7 @@ func (s *session) synced() bool {
 func (s *session) rejections() []Rejection {
 	out := make([]Rejection, 0, len(s.rejected))
 	for e := range s.rejected {
-		out = append(out, Rejection{Ref: e.ref, Version: e.rejected, Origins: e.origins, Message: e.message})
+		out = append(out, *e.rejection)
 	}
 	slices.SortFunc(out, func(a, b Rejection) int { return compareRefs(a.Ref, b.Ref) })
 	return out

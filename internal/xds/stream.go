@@ -61,6 +61,8 @@ type stream struct {
 	// Guarded by server.mu.
 	mail  mail
 	state ProxyState
+	// fresh are the resources that the session came to want since the last Publish.
+	fresh map[resource.Ref]struct{}
 	// idle: the last report said that all is synced; busy: mail was taken and not yet reported on.
 	idle, busy bool
 }
@@ -90,6 +92,8 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 		renewal:  renewal{results: make(chan signed, 1)},
 	}
 	err = t.serve(view)
+	s.metrics.ended.WithLabelValues(status.Code(err).String()).Inc()
+	s.notify()
 	if err != nil && !errors.Is(err, context.Canceled) && status.Code(err) != codes.Canceled {
 		t.log.Warn("xDS stream ended", "error", err)
 	}
@@ -125,7 +129,7 @@ func (t *stream) serve(view resource.View) (err error) {
 	defer t.leave()
 	t.log.Info("proxy connected", "envoy", version)
 	go t.send(ctx)
-	if err := t.take(first); err != nil {
+	if err := t.takeAll(first); err != nil {
 		return err
 	}
 	return t.loop(ctx)
@@ -303,8 +307,8 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 // exchange brings the session to the newest view, until nothing is new.
 func (t *stream) exchange() {
 	for {
-		view, m := t.server.exchange(t, t.session.takeInterest(), t.session.view)
-		if m.empty() && view == t.session.view {
+		view, m := t.server.exchange(t, t.session.takeInterest(), t.session.view.Revision())
+		if m.empty() && view.Revision() == t.session.view.Revision() {
 			return
 		}
 		refs := make([]resource.Ref, 0, len(m.changed))
@@ -321,8 +325,9 @@ func (t *stream) exchange() {
 
 // takeAll takes a request and those behind it.
 func (t *stream) takeAll(req *discoveryv3.DeltaDiscoveryRequest) error {
+	now := time.Now()
 	for {
-		if err := t.take(req); err != nil {
+		if err := t.take(req, now); err != nil {
 			return err
 		}
 		select {
@@ -333,7 +338,7 @@ func (t *stream) takeAll(req *discoveryv3.DeltaDiscoveryRequest) error {
 	}
 }
 
-func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
+func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) error {
 	kind, known := resource.TypeOf(req.GetTypeUrl())
 	if !known {
 		t.log.Warn("proxy asks for a type of resource that the control plane does not have", "type", req.GetTypeUrl())
@@ -343,7 +348,6 @@ func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
 		t.server.metrics.nacks.WithLabelValues(kind.String()).Inc()
 		t.log.Warn("proxy refuses configuration", "type", kind.String(), "message", detail.GetMessage())
 	}
-	now := time.Now()
 	asks, err := t.session.request(req)
 	if err != nil {
 		return err
@@ -353,7 +357,7 @@ func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest) error {
 		return nil
 	}
 	for _, name := range asks {
-		if _, ok := t.asked[name]; !ok {
+		if _, ok := t.asked[name]; !ok && len(t.asked) < t.server.config.MaxNames {
 			t.asked[name] = now
 		}
 	}
