@@ -4,8 +4,6 @@ import (
 	"errors"
 	"sync"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
@@ -20,14 +18,11 @@ type Findings struct {
 	conflicts map[string]error // by namespace
 }
 
-// Issued returns the state of the mesh's certificates; Unknown before anything was found.
-func (f *Findings) Issued() identity.Verdict {
+// Issued returns the state of the mesh's certificates; false before they were looked at.
+func (f *Findings) Issued() (identity.Verdict, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.issued == (identity.Verdict{}) {
-		return identity.Verdict{Status: metav1.ConditionUnknown, Reason: identity.ReasonPending, Message: "the certificates were not looked at yet"}
-	}
-	return f.issued
+	return f.issued, f.issued != identity.Verdict{}
 }
 
 // Conflict returns why pods of a namespace can't be injected because of objects of somebody else; nil when there are none.

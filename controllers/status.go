@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/status"
@@ -62,11 +63,12 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 // Reconcile implements reconcile.Reconciler.
 func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
 	snapshot := s.World.Snapshot()
-	if snapshot == nil {
-		return reconcile.Result{}, nil
+	issued, looked := s.Findings.Issued()
+	if snapshot == nil || !looked {
+		return reconcile.Result{}, nil // a new leader leaves the status as it is until it knows as much as the one before
 	}
 	reports := snapshot.Meshes()
-	inputs := s.inputs(snapshot, reports, s.Proxies())
+	inputs := s.inputs(snapshot, reports, s.Proxies(), issued)
 	var errs []error
 	written := make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
@@ -82,7 +84,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 }
 
 // inputs gathers what is known of each Mesh.
-func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState) []status.Input {
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, issued identity.Verdict) []status.Input {
 	byNamespace := map[string][]xds.ProxyState{}
 	for i := range proxies {
 		namespace := proxies[i].Proxy.Namespace
@@ -90,7 +92,6 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 	}
 	rejections := status.Rejections(proxies)
 	reader := snapshot.Reader()
-	issued := s.Findings.Issued()
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
 		in := status.Input{

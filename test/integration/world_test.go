@@ -102,6 +102,13 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// in is the world as a subtest sees it, which fails in its place.
+func (w *world) in(t *testing.T) *world {
+	sub := *w
+	sub.t = t
+	return &sub
+}
+
 // install makes what dist/install.yaml makes, but for the Deployment: this process is the operator.
 func (w *world) install() {
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}})

@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// proxy stands in for an Envoy: it asks for what Envoy would ask for, and acknowledges all but what it is told to reject.
+type proxy struct {
+	stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+	ended  chan struct{}
+
+	sending sync.Mutex
+
+	mu     sync.Mutex
+	asked  map[resource.Ref]bool
+	secret *tlsv3.Secret // its own certificate
+	reject func(name string) string
+	err    error
+}
+
+// dial opens a stream with a token, as the CA bundle of the namespace's ConfigMap allows.
+func (w *world) dial(t *testing.T, ca, token string) *proxy {
+	t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ca)) {
+		t.Fatalf("no CA in %q", ca)
+	}
+	connection, err := grpc.NewClient(w.host+":15010", grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: roots, ServerName: identity.ServerName(identity.ControlPlaneService, system), MinVersion: tls.VersionTLS13,
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token))
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{stream: stream, ended: make(chan struct{}), asked: map[resource.Ref]bool{}}
+	t.Cleanup(func() {
+		cancel()
+		<-p.ended
+		if err := connection.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Cluster.URL(), Node: &corev3.Node{
+		Id: "test",
+		UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{
+			UserAgentBuildVersion: &corev3.BuildVersion{Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40}},
+		},
+	}})
+	p.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Listener.URL()})
+	go p.run()
+	return p
+}
+
+func (p *proxy) send(r *discoveryv3.DeltaDiscoveryRequest) {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	// An error here is the stream's, which run learns from Recv.
+	_ = p.stream.Send(r)
+}
+
+func (p *proxy) run() {
+	defer close(p.ended)
+	for {
+		response, err := p.stream.Recv()
+		if err != nil {
+			p.mu.Lock()
+			p.err = err
+			p.mu.Unlock()
+			return
+		}
+		p.answer(response)
+	}
+}
+
+// answer acknowledges or rejects a response, and asks for what its resources name.
+func (p *proxy) answer(response *discoveryv3.DeltaDiscoveryResponse) {
+	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: response.GetTypeUrl(), ResponseNonce: response.GetNonce()}
+	var named []resource.Ref
+	for _, r := range response.GetResources() {
+		p.mu.Lock()
+		reject := p.reject
+		p.mu.Unlock()
+		if reject != nil && reject(r.GetName()) != "" {
+			request.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: reject(r.GetName())}
+			continue
+		}
+		named = append(named, p.take(r.GetResource())...)
+	}
+	p.send(request)
+	for _, ref := range named {
+		p.ask(ref)
+	}
+}
+
+// take keeps what the tests look at and returns what a resource names.
+func (p *proxy) take(body *anypb.Any) []resource.Ref {
+	message, err := body.UnmarshalNew()
+	if err != nil {
+		return nil
+	}
+	if s, ok := message.(*tlsv3.Secret); ok && s.GetName() == identity.WorkloadSecret {
+		p.mu.Lock()
+		p.secret = s
+		p.mu.Unlock()
+	}
+	var named []resource.Ref
+	walk(message.ProtoReflect(), &named)
+	return named
+}
+
+// walk finds what Envoy would ask for by name because of a message.
+func walk(m protoreflect.Message, named *[]resource.Ref) {
+	switch v := m.Interface().(type) {
+	case *anypb.Any:
+		if inner, err := v.UnmarshalNew(); err == nil {
+			walk(inner.ProtoReflect(), named)
+		}
+		return
+	case *clusterv3.Cluster:
+		if v.GetType() == clusterv3.Cluster_EDS {
+			name := v.GetName()
+			if service := v.GetEdsClusterConfig().GetServiceName(); service != "" {
+				name = service
+			}
+			*named = append(*named, resource.Ref{Type: resource.Endpoints, Name: name})
+		}
+	case *tlsv3.SdsSecretConfig:
+		*named = append(*named, resource.Ref{Type: resource.Secret, Name: v.GetName()})
+	case *hcmv3.Rds:
+		*named = append(*named, resource.Ref{Type: resource.RouteConfiguration, Name: v.GetRouteConfigName()})
+	}
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsMap() && field.MapValue().Message() != nil:
+			value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				walk(v.Message(), named)
+				return true
+			})
+		case field.IsMap() || field.Message() == nil:
+		case field.IsList():
+			for i := range value.List().Len() {
+				walk(value.List().Get(i).Message(), named)
+			}
+		default:
+			walk(value.Message(), named)
+		}
+		return true
+	})
+}
+
+// ask subscribes to a name, once. Virtual hosts come unasked after the first subscription to their type.
+func (p *proxy) ask(ref resource.Ref) {
+	p.mu.Lock()
+	known := p.asked[ref]
+	p.asked[ref] = true
+	p.mu.Unlock()
+	if known {
+		return
+	}
+	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: ref.Type.URL()}
+	if ref.Name != "" {
+		request.ResourceNamesSubscribe = []string{ref.Name}
+	}
+	p.send(request)
+	if ref.Type == resource.RouteConfiguration {
+		p.ask(resource.Ref{Type: resource.VirtualHost})
+	}
+}
+
+// refuse has the proxy reject, with that text, the resources whose name holds part.
+func (p *proxy) refuse(part, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reject = func(name string) string {
+		if strings.Contains(name, part) {
+			return text
+		}
+		return ""
+	}
+}
+
+// certificate returns the proxy's own certificate; nil before it came.
+func (p *proxy) certificate() (*x509.Certificate, error) {
+	p.mu.Lock()
+	secret, err := p.secret, p.err
+	p.mu.Unlock()
+	if secret == nil {
+		return nil, errors.Join(errors.New("no certificate yet"), err)
+	}
+	pair, err := tls.X509KeyPair(secret.GetTlsCertificate().GetCertificateChain().GetInlineBytes(), secret.GetTlsCertificate().GetPrivateKey().GetInlineBytes())
+	if err != nil {
+		return nil, err
+	}
+	return pair.Leaf, nil
+}
+
+// errGoesOn is the failure of a stream that has none.
+var errGoesOn = errors.New("the stream goes on")
+
+// failure returns what the stream ended with.
+func (p *proxy) failure() error {
+	select {
+	case <-p.ended:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.err
+	default:
+		return errGoesOn
+	}
+}
