@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,14 +51,20 @@ func TestLoadCountsWhatItGets(t *testing.T) {
 }
 
 func TestLoadStops(t *testing.T) {
-	a := startApp(t, "v1", unwrapped)
-	g := newLoadgen(a.url + "/api/products/0")
-	g.start(plan{URL: g.target, Rate: 1000})
+	var served atomic.Int64
+	tenth := make(chan struct{})
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if served.Add(1) == 10 {
+			close(tenth)
+		}
+		writeJSON(w, http.StatusOK, product{})
+	}))
+	defer target.Close()
+	g := newLoadgen(target.URL)
+	g.start(plan{URL: g.target, Rate: 100})
 	server := httptest.NewServer(g.handler(http.NewServeMux()))
 	defer server.Close()
-	for a.productpage.served.Load() < 10 {
-		runtime.Gosched()
-	}
+	<-tenth
 	var out bytes.Buffer
 	if err := runLoad(t.Context(), []string{"-stop", "-server", server.URL}, &out); err != nil {
 		t.Fatal(err)
@@ -68,8 +73,8 @@ func TestLoadStops(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &report); err != nil {
 		t.Fatal(err)
 	}
-	if served := a.productpage.served.Load(); report.Sent < 10 || report.InFlight != 0 || report.Succeeded != report.Sent || served != report.Sent {
-		t.Errorf("report: %+v; the service counted %d", report, served)
+	if report.Sent < 10 || report.InFlight != 0 || report.Succeeded != report.Sent || served.Load() != report.Sent {
+		t.Errorf("report: %+v; the server counted %d", report, served.Load())
 	}
 }
 

@@ -71,15 +71,17 @@ func startRun(p plan, client *http.Client) *loadRun {
 	return run
 }
 
-// send returns when the last request has been answered.
+// send returns when the last request has been answered. A request that is late, as the machine was busy, is sent all the same.
 func (l *loadRun) send(ctx context.Context) {
-	if l.plan.For > 0 {
-		timed, cancel := context.WithTimeout(ctx, l.plan.For)
-		defer cancel()
-		ctx = timed
-	}
 	if l.plan.Rate <= 0 {
-		<-ctx.Done()
+		var over <-chan time.Time // never, without an end
+		if l.plan.For > 0 {
+			over = time.After(l.plan.For)
+		}
+		select {
+		case <-ctx.Done():
+		case <-over:
+		}
 		return
 	}
 	var requests sync.WaitGroup
