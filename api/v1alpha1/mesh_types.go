@@ -91,7 +91,7 @@ type ProxySpec struct {
 
 // LogLevel is a log level of Envoy.
 //
-// +kubebuilder:validation:Enum=Trace;Debug;Info;Warning;Error;Critical;Off
+// +kubebuilder:validation:Enum=Trace;Debug;Info;Warning;Error;Critical
 type LogLevel string
 
 // Duration is a Gateway API (GEP-2257) duration: up to four of hours, minutes, seconds and milliseconds, such as 1h30m.
@@ -280,19 +280,19 @@ type ObservabilitySpec struct {
 
 // AccessLogSpec says which requests and connections that a workload serves are logged by its proxy.
 type AccessLogSpec struct {
-	// Off: none. Errors: responses of 500 and above and refused connections. All: every one. Default: Errors.
+	// None: nothing. Errors: responses of 500 and above and refused connections. All: every one. Default: Errors.
 	// +optional
 	Mode AccessLogMode `json:"mode,omitempty"`
 }
 
 // AccessLogMode says what is logged.
 //
-// +kubebuilder:validation:Enum=Off;Errors;All
+// +kubebuilder:validation:Enum=None;Errors;All
 type AccessLogMode string
 
 // The access log modes.
 const (
-	AccessLogOff    AccessLogMode = "Off"
+	AccessLogNone   AccessLogMode = "None"
 	AccessLogErrors AccessLogMode = "Errors"
 	AccessLogAll    AccessLogMode = "All"
 )

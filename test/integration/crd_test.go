@@ -171,7 +171,7 @@ func testRefused(t *testing.T, c client.Client) {
 		"a negative one":     {`{proxy: {drainDuration: -5s}}`, `spec.proxy.drainDuration: Invalid value: "-5s"`},
 		"claims":             {`{proxy: {resources: {claims: [{name: gpu}]}}}`, "claims are not supported: the proxy uses no devices"},
 		"an amount":          {`{proxy: {resources: {requests: {cpu: lots}}}}`, "spec.proxy.resources.requests.cpu: Invalid value"},
-		"an access log mode": {`{observability: {accessLog: {mode: Some}}}`, `spec.observability.accessLog.mode: Unsupported value: "Some": supported values: "Off", "Errors", "All"`},
+		"an access log mode": {`{observability: {accessLog: {mode: Some}}}`, `spec.observability.accessLog.mode: Unsupported value: "Some": supported values: "None", "Errors", "All"`},
 		"a service's name":   {`{services: [{name: Reviews}]}`, `spec.services[0].name: Invalid value: "Reviews"`},
 		"two of one name":    {`{services: [{name: a}, {name: a}]}`, `spec.services[1]: Duplicate value: {"name":"a"}`},
 		"too many services":  {"services: " + repeat(513, func(i int) string { return fmt.Sprintf("{name: s%d}", i) }), "spec.services: Too many: 513: must have at most 512 items"},

@@ -19,14 +19,14 @@ func Feature() features.Feature {
 
 // inbound logs connections that no filter chain took: refused ones, such as plaintext on a Strict port.
 func inbound(l *features.Inbound) {
-	if l.Namespace.AccessLog != v1alpha1.AccessLogOff {
+	if l.Namespace.AccessLog != v1alpha1.AccessLogNone {
 		l.AccessLog = append(l.AccessLog, envoy.StdoutLog(envoy.Refused(), connection()))
 	}
 }
 
 func chain(c *features.Chain) {
 	mode := c.Namespace.AccessLog
-	if mode == v1alpha1.AccessLogOff {
+	if mode == v1alpha1.AccessLogNone {
 		return
 	}
 	if c.HTTP != nil {
