@@ -31,14 +31,14 @@ func bookinfo(t *testing.T) (*Builder, []runtime.Object) {
 // find returns a copy of an object, to change it.
 func find[T runtime.Object](t *testing.T, objects []runtime.Object, name string) T {
 	t.Helper()
-	for _, o := range objects {
-		if typed, ok := o.(T); ok && o.(metav1.Object).GetName() == name {
-			return typed.DeepCopyObject().(T)
-		}
+	i := slices.IndexFunc(objects, func(o runtime.Object) bool {
+		_, ok := o.(T)
+		return ok && o.(metav1.Object).GetName() == name
+	})
+	if i < 0 {
+		t.Fatalf("no object %s", name)
 	}
-	t.Fatalf("no object %s", name)
-	var none T
-	return none
+	return objects[i].DeepCopyObject().(T)
 }
 
 func reviewsKey() ServiceKey { return ServiceKey{Namespace: "bookinfo", Name: "reviews"} }

@@ -343,7 +343,7 @@ func familyOf(a netip.Addr) corev1.IPFamily {
 // isTCP knows that TCP is the default.
 func isTCP(p corev1.Protocol) bool { return p == corev1.ProtocolTCP || p == "" }
 
-func portNumber(n int32) (uint16, bool) { return uint16(n), n > 0 && n <= 65535 } //nolint:gosec // the caller looks at the bool
+func portNumber(n int32) (uint16, bool) { return uint16(n), n > 0 && n <= 65535 }
 
 func deref[T any](p *T) T {
 	if p == nil {

@@ -58,7 +58,7 @@ func compareGolden(t *testing.T, golden, got string) {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden) //nolint:gosec // a golden file
+	want, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func readManifests(t *testing.T, path string) []runtime.Object {
 		}
 	}
 	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
-	raw, err := os.ReadFile(path) //nolint:gosec // a test's input
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func podSlice(name string, s *corev1.Service, p *corev1.Pod) *discoveryv1.Endpoi
 	}
 	for _, port := range s.Spec.Ports {
 		number := port.TargetPort.IntVal
-		if target, ok := facts.target(servicePort{port.Name, uint16(port.Port), port.TargetPort, ""}); ok { //nolint:gosec // a test's port
+		if target, ok := facts.target(servicePort{port.Name, uint16(port.Port), port.TargetPort, ""}); ok {
 			number = int32(target)
 		}
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &port.Name, Port: &number, Protocol: &port.Protocol})

@@ -235,5 +235,5 @@ func (w world) rules() v1alpha1.ServiceSpec {
 }
 
 func newWorld(seed uint64) world {
-	return world{rand.New(rand.NewPCG(seed, uint64(time.Second)))} //nolint:gosec // repeatable on purpose
+	return world{rand.New(rand.NewPCG(seed, uint64(time.Second)))}
 }

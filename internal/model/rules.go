@@ -226,7 +226,7 @@ func (c *claim) readTargets(field string, spec []v1alpha1.RouteTarget) []Target 
 				"unknown version %q; %s", t.Version, c.versionsHint()))
 		}
 		sum += int64(weight)
-		targets = append(targets, Target{t.Version, uint32(max(weight, 0))}) //nolint:gosec // not negative
+		targets = append(targets, Target{t.Version, uint32(max(weight, 0))})
 	}
 	switch {
 	case len(spec) == 0:

@@ -22,7 +22,7 @@ func (b *Builder) resolveServices() {
 func (b *Builder) resolveService(key ServiceKey) {
 	var before []Port
 	if old, ok := b.tree.Get(entry{key: key.Key()}); ok {
-		before = old.value.(*Service).Ports //nolint:forcetypeassert // nothing else has such a key
+		before = old.value.(*Service).Ports
 	}
 	s, ns := b.services[key], b.namespaces[key.Namespace]
 	var c *claim

@@ -2,7 +2,6 @@ package model
 
 import (
 	"cmp"
-	"slices"
 
 	"github.com/tidwall/btree"
 )
@@ -127,13 +126,3 @@ func (k ServiceKey) problemsKey() Key {
 func (k ServiceKey) compare(other ServiceKey) int { return compareKeys(k.Key(), other.Key()) }
 
 func (k WorkloadKey) compare(other WorkloadKey) int { return compareKeys(k.Key(), other.Key()) }
-
-// sortedBy returns the keys of a set in order.
-func sortedBy[K comparable](set map[K]bool, compare func(a, b K) int) []K {
-	keys := make([]K, 0, len(set))
-	for k := range set {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compare)
-	return keys
-}
