@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"maps"
 	"slices"
 	"sync"
 
@@ -15,15 +14,19 @@ import (
 type Compiler struct {
 	// onError is told of a resource that could not be made.
 	onError func(resource.ScopedRef, error)
+	// onLate, if not nil, is told that something was read from a view that is not the newest.
+	onLate func()
 
 	mu sync.Mutex
 	// current is the newest snapshot.
 	current *model.Snapshot
 	// entries holds what was compiled, or is being compiled, and is what current says.
 	entries map[resource.ScopedRef]*entry
+	// unfinished are the entries that are being compiled.
+	unfinished map[resource.ScopedRef]struct{}
 	// readers says which entries were made from a key.
 	readers map[model.Key]map[resource.ScopedRef]*entry
-	// late are resources that were read from an older snapshot than current; they were not kept, so nobody would know when they change.
+	// late are resources that were read from an older snapshot than current. They were not kept, and may be different by now.
 	late map[resource.ScopedRef]struct{}
 	// bodies lets equal resources of different scopes share their bytes.
 	bodies map[bodyKey]*body
@@ -55,44 +58,45 @@ type bodyKey struct {
 // comes from; the resource is missing then, and everything else goes on.
 func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 	return &Compiler{
-		onError: onError,
-		entries: map[resource.ScopedRef]*entry{},
-		readers: map[model.Key]map[resource.ScopedRef]*entry{},
-		late:    map[resource.ScopedRef]struct{}{},
-		bodies:  map[bodyKey]*body{},
+		onError:    onError,
+		entries:    map[resource.ScopedRef]*entry{},
+		unfinished: map[resource.ScopedRef]struct{}{},
+		readers:    map[model.Key]map[resource.ScopedRef]*entry{},
+		late:       map[resource.ScopedRef]struct{}{},
+		bodies:     map[bodyKey]*body{},
 	}
 }
 
-// Advance makes s the newest snapshot. It returns its view, and what may differ in it from the view before: of all that was
-// read from any view until Advance returns. Snapshots must come in order and none may be left out, since each says what
-// changed from the one before.
+// Advance makes s the newest snapshot. It returns its view, and what may differ in it from what was read, of any view, until
+// Advance returns. Snapshots must come in order and none may be left out, since each says what changed from the one before.
 func (c *Compiler) Advance(s *model.Snapshot) (resource.View, []resource.ScopedRef) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed := c.late
-	c.late = map[resource.ScopedRef]struct{}{}
+	changed := c.takeLate()
 	if s != c.current {
-		c.invalidate(s.Changed(), changed)
+		changed = append(changed, c.invalidate(s.Changed())...)
 		c.current = s
 	}
-	return &view{c, s}, sorted(changed)
+	slices.SortFunc(changed, compareRefs)
+	return &view{c, s}, slices.Compact(changed)
 }
 
-// invalidate drops what was made from one of the keys.
-func (c *Compiler) invalidate(keys []model.Key, changed map[resource.ScopedRef]struct{}) {
+// invalidate drops what was made from one of the keys, and names it.
+func (c *Compiler) invalidate(keys []model.Key) []resource.ScopedRef {
+	var dropped []resource.ScopedRef
 	for _, key := range keys {
 		for ref, e := range c.readers[key] {
-			changed[ref] = struct{}{}
+			dropped = append(dropped, ref)
 			c.drop(ref, e)
 		}
 	}
 	// What is being compiled has not said yet what it reads.
-	for ref, e := range c.entries {
-		if e.unfinished() {
-			changed[ref] = struct{}{}
-			delete(c.entries, ref)
-		}
+	for ref := range c.unfinished {
+		dropped = append(dropped, ref)
+		delete(c.entries, ref)
 	}
+	clear(c.unfinished)
+	return dropped
 }
 
 // view is a snapshot as the compiler sees it.
@@ -118,6 +122,9 @@ func (c *Compiler) resource(s *model.Snapshot, ref resource.ScopedRef) *resource
 	e, mine := c.claim(s, ref)
 	switch {
 	case e == nil:
+		if c.onLate != nil {
+			c.onLate()
+		}
 		r, _ := c.compile(s, ref)
 		return r
 	case mine:
@@ -143,6 +150,7 @@ func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, m
 	}
 	e = &entry{since: s.Revision(), done: make(chan struct{})}
 	c.entries[ref] = e
+	c.unfinished[ref] = struct{}{}
 	return e, true
 }
 
@@ -156,6 +164,7 @@ func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	if c.entries[ref] != e {
 		return // Advance was here meanwhile and has named it as changed
 	}
+	delete(c.unfinished, ref)
 	e.keys = keys
 	c.share(e)
 	for _, key := range keys {
@@ -204,18 +213,4 @@ func (c *Compiler) drop(ref resource.ScopedRef, e *entry) {
 			delete(c.bodies, bodyKey{e.resource.Ref, e.resource.Version})
 		}
 	}
-}
-
-func (e *entry) unfinished() bool {
-	select {
-	case <-e.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// sorted returns the references in one order, so that the same changes are sent alike everywhere.
-func sorted(set map[resource.ScopedRef]struct{}) []resource.ScopedRef {
-	return slices.SortedFunc(maps.Keys(set), compareRefs)
 }

@@ -272,4 +272,3 @@ func (g *golden) compare(path string) {
 		g.Errorf("%s (-want +got; -update writes it):\n%s", path, diff)
 	}
 }
-

@@ -1,0 +1,68 @@
+package compile
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// Publisher hands a compiler's views on, one at a time and in order.
+//
+// It also closes the gap between a new view and the moment at which its readers have it: who reads something of the view
+// before in that moment could not be named as concerned by the change. What was read late is therefore named once
+// more, with the newest view.
+type Publisher struct {
+	compiler *Compiler
+	publish  func(resource.View, []resource.ScopedRef)
+
+	// mu is held while something is published.
+	mu sync.Mutex
+	// again is true while a goroutine waits to publish what was read late.
+	again atomic.Bool
+}
+
+// NewPublisher returns a publisher with a compiler of its own. Each call of publish gets the newest view and what may differ
+// in it; onError is NewCompiler's.
+func NewPublisher(publish func(resource.View, []resource.ScopedRef), onError func(resource.ScopedRef, error)) *Publisher {
+	p := &Publisher{compiler: NewCompiler(onError), publish: publish}
+	p.compiler.onLate = func() {
+		if p.again.CompareAndSwap(false, true) {
+			go p.Again()
+		}
+	}
+	return p
+}
+
+// Publish publishes a new snapshot. Snapshots must come in order, and none may be left out.
+func (p *Publisher) Publish(s *model.Snapshot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.publish(p.compiler.Advance(s))
+}
+
+// Again publishes the newest view again, with what was read late and what the caller names.
+func (p *Publisher) Again(refs ...resource.ScopedRef) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.again.Store(false)
+	if view, late := p.compiler.newest(); len(late) > 0 || len(refs) > 0 {
+		p.publish(view, append(late, refs...))
+	}
+}
+
+// newest returns the newest view, and what was read late since the last call.
+func (c *Compiler) newest() (resource.View, []resource.ScopedRef) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &view{c, c.current}, c.takeLate()
+}
+
+func (c *Compiler) takeLate() []resource.ScopedRef {
+	late := slices.SortedFunc(maps.Keys(c.late), compareRefs)
+	clear(c.late)
+	return late
+}
