@@ -45,7 +45,7 @@ type operator struct {
 	client    kubernetes.Interface
 	model     model.Config
 	materials *identity.Materials
-	compiler  *compile.Compiler
+	publisher *compile.Publisher
 	ingest    *ingest.Ingester
 	xds       *xds.Server
 	listening chan struct{}
@@ -142,9 +142,6 @@ func newScheme() (*runtime.Scheme, error) {
 // makeDataPath makes what every replica runs to serve its proxies.
 func (o *operator) makeDataPath() error {
 	log := o.Log.With("part", "xds")
-	o.compiler = compile.NewCompiler(func(ref resource.ScopedRef, err error) {
-		o.Log.Error("cannot compile", "part", "compile", "resource", ref.Ref.String(), "pod", ref.Pod, "error", err)
-	})
 	var err error
 	o.xds, err = xds.NewServer(xds.Config{
 		Authenticator: identity.NewAuthenticator(identity.TokenReviewer{Client: o.client.AuthenticationV1().TokenReviews()}, pods{&o.world}, time.Now),
@@ -160,6 +157,9 @@ func (o *operator) makeDataPath() error {
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
 	}
+	o.publisher = compile.NewPublisher(o.xds.Publish, func(ref resource.ScopedRef, err error) {
+		o.Log.Error("cannot compile", "part", "compile", "resource", ref.Ref.String(), "pod", ref.Pod, "error", err)
+	})
 	o.ingest = ingest.New(ingest.Options{
 		Cache: o.manager.GetCache(), Builder: model.NewBuilder(o.model), Publish: o.publish,
 		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),

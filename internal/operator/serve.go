@@ -27,8 +27,7 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 		o.Log.Error("certificates keep the terms that they had", "part", "identity", "error", err)
 	}
 	before := o.world.Snapshot()
-	view, changed := o.compiler.Advance(snapshot)
-	o.xds.Publish(view, changed)
+	o.publisher.Publish(snapshot)
 	o.world.Set(snapshot)
 	for _, uid := range gone(before, snapshot) {
 		o.xds.Disconnect(uid)

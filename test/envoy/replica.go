@@ -47,19 +47,19 @@ func InternalHeaders() []string {
 
 // replica is one control plane: what the operator's binary runs, with the harness in the place of its informers.
 type replica struct {
-	builder  *model.Builder
-	compiler *compile.Compiler
-	server   *xds.Server
-	wrap     ViewWrapper
-	snapshot atomic.Pointer[model.Snapshot]
-	stop     context.CancelFunc
-	served   chan error
+	builder   *model.Builder
+	publisher *compile.Publisher
+	server    *xds.Server
+	wrap      ViewWrapper
+	snapshot  atomic.Pointer[model.Snapshot]
+	stop      context.CancelFunc
+	served    chan error
 }
 
 // newReplica makes a control plane that serves nothing yet.
 func (w *World) newReplica() (*replica, error) {
 	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, served: make(chan error, 1)}
-	r.compiler = compile.NewCompiler(func(ref resource.ScopedRef, err error) {
+	r.publisher = compile.NewPublisher(r.send, func(ref resource.ScopedRef, err error) {
 		w.t.Errorf("compile %s: %v", ref.Ref, err)
 	})
 	cert, err := w.serverCA.issue("", controlPlaneName)
@@ -127,7 +127,11 @@ func (r *replica) delete(o client.Object) { r.builder.Delete(o) }
 func (r *replica) publish() {
 	s := r.builder.Snapshot()
 	r.snapshot.Store(s)
-	view, changed := r.compiler.Advance(s)
+	r.publisher.Publish(s)
+}
+
+// send takes a view to the proxies.
+func (r *replica) send(view resource.View, changed []resource.ScopedRef) {
 	if r.wrap != nil {
 		view = r.wrap(view)
 	}
@@ -137,8 +141,7 @@ func (r *replica) publish() {
 // Republish tells the proxies that these resources have changed, for a ViewWrapper that makes something else of them from
 // now on. It may be called from any goroutine while the test only sends traffic.
 func (w *World) Republish(refs ...resource.ScopedRef) {
-	view, changed := w.replica.compiler.Advance(w.replica.snapshot.Load())
-	w.replica.server.Publish(w.replica.wrap(view), append(changed, refs...))
+	w.replica.publisher.Again(refs...)
 }
 
 // StopControlPlane ends the control plane: streams break and nobody listens any more.
