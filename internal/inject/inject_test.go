@@ -352,7 +352,6 @@ func TestVersion(t *testing.T) {
 	base := version(func(*inject.Settings) {})
 	seen := []string{base}
 	for name, change := range map[string]func(*inject.Settings){
-		"init image":    func(s *inject.Settings) { s.InitImage += "x" },
 		"proxy image":   func(s *inject.Settings) { s.ProxyImage += "x" },
 		"concurrency":   func(s *inject.Settings) { s.Concurrency++ },
 		"log level":     func(s *inject.Settings) { s.LogLevel = "debug" },
@@ -368,6 +367,9 @@ func TestVersion(t *testing.T) {
 	}
 	if v := version(func(s *inject.Settings) { s.SkipDetection = nil }); v != base {
 		t.Error("the ports without detection change the version: each new Service would outdate every proxy")
+	}
+	if v := version(func(s *inject.Settings) { s.InitImage += "x" }); v != base {
+		t.Error("the operator's image changes the version: each new operator would outdate every proxy")
 	}
 	in := read(t, "testdata/plain.in.yaml")
 	result, err := inject.Inject(in.Pod, settings())

@@ -45,8 +45,18 @@ func sidecarOf(s Settings) (parts, error) {
 		return parts{}, err
 	}
 	p := parts{Init: initContainer(s), Proxy: proxyContainer(s, config), Volumes: volumes()}
-	p.version, err = hash(p)
+	p.version, err = hash(p.significant())
 	return p, err
+}
+
+// significant is what a pod must be restarted for. The operator's own image is not: a newer init container that makes the same
+// rules is no reason, and one that makes others says so by sidecar.RedirectVersion.
+func (p parts) significant() any {
+	p.Init.Image = ""
+	return struct {
+		parts
+		Redirect int
+	}{p, sidecar.RedirectVersion}
 }
 
 // initContainer redirects the pod's traffic. NET_ADMIN in the pod's own network namespace is all it needs; it has the

@@ -26,6 +26,10 @@ const (
 	ProbePort = 15021
 )
 
+// RedirectVersion counts the changes of the rules that the init container makes (package redirect). Pods with rules of
+// another version than the operator's must be restarted.
+const RedirectVersion = 1
+
 // Places in the proxy's container, and what is mounted there.
 const (
 	// CredentialsDir is one projected volume: the pod's token, and from BootstrapConfigMap the CA bundle of the control

@@ -70,9 +70,12 @@ func (p pods) status(in Input) *v1alpha1.ProxiesStatus {
 // rollouts are the kinds that kubectl rollout restart can restart, by the names that it takes.
 var rollouts = map[string]string{"Deployment": "deploy", "StatefulSet": "sts", "DaemonSet": "ds"}
 
+// maxTargets bounds what a command names.
+const maxTargets = 3
+
 // restart names the pods without a current proxy and the command that gives them one.
 func restart(namespace string, p pods) string {
-	var names, restarts, singles []string
+	var names, targets, singles []string
 	for _, w := range p.stale {
 		name := w.Key.Name + " (no proxy)"
 		if w.Meshed {
@@ -80,19 +83,35 @@ func restart(namespace string, p pods) string {
 		}
 		names = append(names, name)
 		if target := target(w.Owner); target != "" {
-			restarts = append(restarts, target)
+			targets = append(targets, target)
 		} else {
 			singles = append(singles, w.Key.Name)
 		}
 	}
-	message := fmt.Sprintf("%d of %s no current proxy: %s", len(p.stale), haveNo(p.expected), samples(names, ", "))
-	if restarts = unique(restarts); len(restarts) > 0 {
-		message += fmt.Sprintf("; run: kubectl -n %s rollout restart %s", namespace, strings.Join(restarts[:min(len(restarts), maxSamples)], " "))
+	message := samples(names, ", ")
+	if targets = unique(targets); len(targets) > 0 {
+		message += fmt.Sprintf("; run: kubectl -n %s rollout restart %s", namespace, command(targets, len(p.stale) == p.expected))
 	}
 	if len(singles) > 0 {
 		message += "; delete and create again: " + samples(singles, ", ")
 	}
 	return message
+}
+
+// command is what kubectl rollout restart is given: all names if they are few, or their kind if all of the namespace are meant.
+func command(targets []string, all bool) string {
+	if len(targets) <= maxTargets {
+		return strings.Join(targets, " ")
+	}
+	kinds := map[string]bool{}
+	for _, t := range targets {
+		kind, _, _ := strings.Cut(t, "/")
+		kinds[kind] = true
+	}
+	if kind, _, _ := strings.Cut(targets[0], "/"); all && len(kinds) == 1 {
+		return kind
+	}
+	return fmt.Sprintf("%s (and %d more)", strings.Join(targets[:maxTargets], " "), len(targets)-maxTargets)
 }
 
 func haveNo(n int) string {

@@ -64,15 +64,20 @@ func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
 func rejected(rejections []Rejection) string {
 	var texts []string
 	for _, r := range rejections {
-		proxies := "1 proxy rejects"
-		if r.Proxies != 1 {
-			proxies = fmt.Sprintf("%d proxies reject", r.Proxies)
-		}
-		field := ""
-		if r.Field != "" {
-			field = r.Field + ": "
-		}
-		texts = append(texts, fmt.Sprintf("%s%s %s: %s", field, proxies, r.Resource, r.Message))
+		texts = append(texts, r.String())
 	}
 	return samples(texts, "; ")
+}
+
+// String says what is refused and how many proxies refuse it, in Envoy's words.
+func (r Rejection) String() string {
+	proxies := "1 proxy rejects"
+	if r.Proxies != 1 {
+		proxies = fmt.Sprintf("%d proxies reject", r.Proxies)
+	}
+	field := ""
+	if r.Field != "" {
+		field = r.Field + ": "
+	}
+	return fmt.Sprintf("%s%s %s: %s", field, proxies, r.Resource, r.Message)
 }

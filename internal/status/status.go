@@ -17,8 +17,12 @@ import (
 // maxSamples bounds what a message names of each kind; the rest is counted.
 const maxSamples = 10
 
-// maxMessage bounds a condition's message, well below the API's own limit of 32 KiB.
-const maxMessage = 4096
+// maxMessage bounds a condition's message, well below the API's own limit of 32 KiB; maxSummary that of Ready, which is
+// a column of kubectl get.
+const (
+	maxMessage = 4096
+	maxSummary = 160
+)
 
 // Reasons of conditions, besides those of problems and of package identity.
 const (
@@ -59,20 +63,27 @@ type Input struct {
 	Conflict error
 }
 
+// outcome is a condition, and what Ready says of it when it is not True; the whole message when empty.
+type outcome struct {
+	metav1.Condition
+	summary string
+}
+
 // Of returns the status of a Mesh, without the times of transition (see Merge).
 func Of(in Input) v1alpha1.MeshStatus {
 	pods := countPods(in)
-	conditions := []metav1.Condition{
+	outcomes := []outcome{
 		in.problems(v1alpha1.ConditionAccepted, ReasonValid, "every field makes sense"),
 		in.problems(v1alpha1.ConditionResolvedRefs, ReasonResolved, "everything that it names exists"),
-		{Type: v1alpha1.ConditionIssued, Status: in.Issued.Status, Reason: in.Issued.Reason, Message: in.Issued.Message},
+		{Condition: metav1.Condition{Type: v1alpha1.ConditionIssued, Status: in.Issued.Status, Reason: in.Issued.Reason, Message: in.Issued.Message}},
 		in.injected(pods),
 		in.programmed(pods),
 	}
-	conditions = append(conditions, in.ready(conditions, pods))
-	for i := range conditions {
-		conditions[i].ObservedGeneration = in.Report.Generation
-		conditions[i].Message = shorten(conditions[i].Message)
+	var conditions []metav1.Condition
+	for _, o := range append(outcomes, outcome{Condition: in.ready(outcomes, pods)}) {
+		o.ObservedGeneration = in.Report.Generation
+		o.Message = shorten(o.Message, maxMessage)
+		conditions = append(conditions, o.Condition)
 	}
 	s := v1alpha1.MeshStatus{ObservedGeneration: in.Report.Generation, Conditions: conditions, MTLS: mtls(in.Namespace)}
 	if !in.Report.Root {
@@ -83,9 +94,9 @@ func Of(in Input) v1alpha1.MeshStatus {
 }
 
 // problems is the condition that the model's problems of one kind make.
-func (in Input) problems(condition, reason, message string) metav1.Condition {
+func (in Input) problems(condition, reason, message string) outcome {
 	var fatal, minor []string
-	c := metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+	c := outcome{Condition: metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: reason, Message: message}}
 	for _, p := range in.Report.Problems {
 		if p.Condition != condition {
 			continue
@@ -99,7 +110,7 @@ func (in Input) problems(condition, reason, message string) metav1.Condition {
 			continue
 		}
 		if len(fatal) == 0 {
-			c.Status, c.Reason = metav1.ConditionFalse, p.Reason
+			c.Status, c.Reason, c.summary = metav1.ConditionFalse, p.Reason, text
 		}
 		fatal = append(fatal, text)
 	}
@@ -112,8 +123,8 @@ func (in Input) problems(condition, reason, message string) metav1.Condition {
 	return c
 }
 
-func (in Input) injected(pods pods) metav1.Condition {
-	c := metav1.Condition{Type: v1alpha1.ConditionInjected, Status: metav1.ConditionFalse}
+func (in Input) injected(pods pods) outcome {
+	c := outcome{Condition: metav1.Condition{Type: v1alpha1.ConditionInjected, Status: metav1.ConditionFalse}}
 	switch {
 	case in.Report.Root:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonNotEnrolled, "the root Mesh enrols no pods"
@@ -126,25 +137,29 @@ func (in Input) injected(pods pods) metav1.Condition {
 	case in.Sidecar == "":
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, ReasonPending, "the current proxy's settings are not known yet"
 	case len(pods.stale) > 0:
-		c.Reason, c.Message = ReasonRestartNeeded, restart(in.Report.Namespace, pods)
+		c.Reason = ReasonRestartNeeded
+		c.summary = fmt.Sprintf("%d of %s no current proxy", len(pods.stale), haveNo(pods.expected))
+		c.Message = c.summary + ": " + restart(in.Report.Namespace, pods)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonInjected, fmt.Sprintf("%s a current proxy", have(pods.expected))
 	}
 	return c
 }
 
-func (in Input) programmed(pods pods) metav1.Condition {
-	c := metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}
+func (in Input) programmed(pods pods) outcome {
+	c := outcome{Condition: metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse}}
 	behind := in.behind()
 	switch {
 	case len(in.Rejections) > 0:
-		c.Reason, c.Message = ReasonRejectedByProxy, rejected(in.Rejections)
+		c.Reason, c.summary, c.Message = ReasonRejectedByProxy, in.Rejections[0].String(), rejected(in.Rejections)
 	case len(behind) > 0:
 		c.Reason = ReasonPending
-		c.Message = fmt.Sprintf("%d of %s not hold generation %d yet: %s", len(behind), do(len(in.Proxies)), in.Report.Generation, samples(behind, ", "))
+		c.summary = fmt.Sprintf("%d of %s not hold generation %d yet", len(behind), do(len(in.Proxies)), in.Report.Generation)
+		c.Message = c.summary + ": " + samples(behind, ", ")
 	case len(pods.unconnected) > 0:
 		c.Status, c.Reason = metav1.ConditionUnknown, ReasonNotConnected
-		c.Message = fmt.Sprintf("%d of %s not connected to the control plane: %s", len(pods.unconnected), are(pods.proxied), samples(pods.unconnected, ", "))
+		c.summary = fmt.Sprintf("%d of %s not connected to the control plane", len(pods.unconnected), are(pods.proxied))
+		c.Message = c.summary + ": " + samples(pods.unconnected, ", ")
 	case len(in.Proxies) == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "there are no proxies yet"
 	default:
@@ -173,13 +188,12 @@ func (in Input) behind() []string {
 	return names
 }
 
-// ready sums the others up: the first that is False, then the first that is Unknown, speaks.
-func (in Input) ready(conditions []metav1.Condition, pods pods) metav1.Condition {
+// ready sums the others up: the first that is False, then the first that is Unknown, speaks, in short.
+func (in Input) ready(outcomes []outcome, pods pods) metav1.Condition {
 	for _, status := range []metav1.ConditionStatus{metav1.ConditionFalse, metav1.ConditionUnknown} {
-		for _, c := range conditions {
-			if c.Status == status {
-				c.Type = v1alpha1.ConditionReady
-				return c
+		for _, o := range outcomes {
+			if o.Status == status {
+				return o.notReady()
 			}
 		}
 	}
@@ -191,6 +205,19 @@ func (in Input) ready(conditions []metav1.Condition, pods pods) metav1.Condition
 		message = "ready for pods: none is selected yet"
 	}
 	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: ReasonReady, Message: message}
+}
+
+// notReady is Ready because of a condition that is not True. What it leaves out is said there.
+func (o outcome) notReady() metav1.Condition {
+	c := o.Condition
+	c.Type = v1alpha1.ConditionReady
+	if o.summary != "" {
+		c.Message = o.summary
+	}
+	if c.Message = shorten(c.Message, maxSummary); c.Message != o.Message {
+		c.Message += "; see condition " + o.Type
+	}
+	return c
 }
 
 // mtls is the mode of the namespace, with a star when ports have others.
@@ -211,11 +238,11 @@ func samples(items []string, separator string) string {
 	return strings.Join(items, separator)
 }
 
-func shorten(s string) string {
-	if len(s) <= maxMessage {
+func shorten(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxMessage-len("…")], "") + "…"
+	return strings.ToValidUTF8(s[:limit-len("…")], "") + "…"
 }
 
 // The following put a number of pods or proxies and a verb together.

@@ -82,7 +82,7 @@ func TestOf(t *testing.T) {
 		}, row: "2/2 Strict 4", want: []string{
 			`Accepted=False VersionNotFound: spec.services[0].routes[1]: unknown version "v3"; spec.mtls.mode: already set by the older Mesh a`,
 			"ResolvedRefs=True Resolved: everything that it names exists; but spec.services[0]: version v2 fits no pod",
-			`Ready=False VersionNotFound: spec.services[0].routes[1]: unknown version "v3"; spec.mtls.mode: already set by the older Mesh a`,
+			`Ready=False VersionNotFound: spec.services[0].routes[1]: unknown version "v3"; see condition Accepted`,
 		}},
 		{name: "certificates", edit: func(in *Input) {
 			in.Issued = identity.Verdict{Status: metav1.ConditionUnknown, Reason: "Pending", Message: "not looked at"}
@@ -99,8 +99,7 @@ func TestOf(t *testing.T) {
 			"Injected=False RestartNeeded: 4 of 6 pods have no current proxy: details-2 (older proxy), db-0 (no proxy), debug (no proxy), details-3 (no proxy); " +
 				"run: kubectl -n bookinfo rollout restart deploy/details sts/db; delete and create again: debug",
 			"Programmed=True Programmed: all 3 proxies hold generation 4",
-			"Ready=False RestartNeeded: 4 of 6 pods have no current proxy: details-2 (older proxy), db-0 (no proxy), debug (no proxy), details-3 (no proxy); " +
-				"run: kubectl -n bookinfo rollout restart deploy/details sts/db; delete and create again: debug",
+			"Ready=False RestartNeeded: 4 of 6 pods have no current proxy; see condition Injected",
 		}},
 		{name: "too many to name", edit: func(in *Input) {
 			in.Workloads, in.Proxies = nil, nil
@@ -112,9 +111,27 @@ func TestOf(t *testing.T) {
 				"p05 (no proxy), p06 (no proxy), p07 (no proxy), p08 (no proxy), p09 (no proxy), and 2 more; " +
 				"delete and create again: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09, and 2 more",
 			"Programmed=True Programmed: there are no proxies yet",
-			"Ready=False RestartNeeded: 12 of 12 pods have no current proxy: p00 (no proxy), p01 (no proxy), p02 (no proxy), p03 (no proxy), p04 (no proxy), " +
-				"p05 (no proxy), p06 (no proxy), p07 (no proxy), p08 (no proxy), p09 (no proxy), and 2 more; " +
-				"delete and create again: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09, and 2 more",
+			"Ready=False RestartNeeded: 12 of 12 pods have no current proxy; see condition Injected",
+		}},
+		{name: "all to restart", edit: func(in *Input) {
+			in.Workloads, in.Proxies = nil, nil
+			for _, name := range []string{"a", "b", "c", "d"} {
+				in.Workloads = append(in.Workloads, pod(name+"-1", "Deployment/"+name, ""))
+			}
+		}, row: "0/4 Strict 4", want: []string{
+			"Injected=False RestartNeeded: 4 of 4 pods have no current proxy: a-1 (no proxy), b-1 (no proxy), c-1 (no proxy), d-1 (no proxy); " +
+				"run: kubectl -n bookinfo rollout restart deploy",
+			"Programmed=True Programmed: there are no proxies yet",
+			"Ready=False RestartNeeded: 4 of 4 pods have no current proxy; see condition Injected",
+		}},
+		{name: "many to restart", edit: func(in *Input) {
+			for _, name := range []string{"a", "b", "c", "d"} {
+				in.Workloads = append(in.Workloads, pod(name+"-1", "Deployment/"+name, ""))
+			}
+		}, row: "2/6 Strict 4", want: []string{
+			"Injected=False RestartNeeded: 4 of 6 pods have no current proxy: a-1 (no proxy), b-1 (no proxy), c-1 (no proxy), d-1 (no proxy); " +
+				"run: kubectl -n bookinfo rollout restart deploy/a deploy/b deploy/c (and 1 more)",
+			"Ready=False RestartNeeded: 4 of 6 pods have no current proxy; see condition Injected",
 		}},
 		{name: "old Kubernetes", edit: func(in *Input) { in.Unsupported = errors.New("kubernetes v1.28.0 has no native sidecars") }, row: "2/2 Strict 4", want: []string{
 			"Injected=False NativeSidecarUnavailable: kubernetes v1.28.0 has no native sidecars",
@@ -132,11 +149,11 @@ func TestOf(t *testing.T) {
 			in.Proxies[0].SyncedRevision, in.Proxies[0].CertificateError = 16, "no intermediate CA yet"
 		}, row: "2/2 Strict 4", want: []string{
 			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: details-1 (no intermediate CA yet)",
-			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet: details-1 (no intermediate CA yet)",
+			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
 		}},
 		{name: "not connected", edit: func(in *Input) { in.Proxies = in.Proxies[:1] }, row: "1/2 Strict 4", want: []string{
 			"Programmed=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane: reviews-1",
-			"Ready=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane: reviews-1",
+			"Ready=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane; see condition Programmed",
 		}},
 		{name: "rejected", edit: func(in *Input) {
 			in.Rejections = []Rejection{
@@ -145,7 +162,7 @@ func TestOf(t *testing.T) {
 			}
 		}, row: "2/2 Strict 4", want: []string{
 			"Programmed=False RejectedByProxy: spec.services[1].routes[0]: 2 proxies reject vhost outbound/http|10.0.0.1:80: bad regex; 1 proxy rejects listener inbound: no",
-			"Ready=False RejectedByProxy: spec.services[1].routes[0]: 2 proxies reject vhost outbound/http|10.0.0.1:80: bad regex; 1 proxy rejects listener inbound: no",
+			"Ready=False RejectedByProxy: spec.services[1].routes[0]: 2 proxies reject vhost outbound/http|10.0.0.1:80: bad regex; see condition Programmed",
 		}},
 		{name: "root", edit: func(in *Input) {
 			in.Report.Root, in.Workloads, in.Services = true, nil, 2
@@ -158,7 +175,7 @@ func TestOf(t *testing.T) {
 		}, row: " Strict 0", want: []string{
 			"Injected=True NotEnrolled: the root Mesh enrols no pods",
 			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: bookinfo/details-1",
-			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet: bookinfo/details-1",
+			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
 		}},
 	}
 	for _, tt := range tests {

@@ -90,9 +90,9 @@ func testLife(t *testing.T, w *world) {
 	w.create(life)
 	condition(v1alpha1.ConditionAccepted, metav1.ConditionTrue, "Valid", "every field makes sense")
 	condition(v1alpha1.ConditionResolvedRefs, metav1.ConditionTrue, "Resolved", "everything that it names exists")
-	restart := "1 of 1 pod has no current proxy: reviews-1 (no proxy); run: kubectl -n life rollout restart deploy/reviews"
-	condition(v1alpha1.ConditionInjected, metav1.ConditionFalse, "RestartNeeded", restart)
-	condition(v1alpha1.ConditionReady, metav1.ConditionFalse, "RestartNeeded", restart)
+	condition(v1alpha1.ConditionInjected, metav1.ConditionFalse, "RestartNeeded",
+		"1 of 1 pod has no current proxy: reviews-1 (no proxy); run: kubectl -n life rollout restart deploy/reviews")
+	condition(v1alpha1.ConditionReady, metav1.ConditionFalse, "RestartNeeded", "1 of 1 pod has no current proxy; see condition Injected")
 	w.event(ns, "Mesh", "life", "RestartNeeded", "rollout restart deploy/reviews")
 
 	w.delete(old)
