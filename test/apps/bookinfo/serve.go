@@ -96,8 +96,12 @@ func (s *service) serve(ctx context.Context, handler http.Handler) error {
 	return serveOn(ctx, listener, handler)
 }
 
+// idleTimeout is longer than the hour after which Envoy gives up an idle connection: when the server closes first, a
+// request may just be on its way and has no answer.
+const idleTimeout = 2 * time.Hour
+
 func serveOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: idleTimeout, IdleTimeout: idleTimeout}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	select {
