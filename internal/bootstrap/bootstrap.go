@@ -135,8 +135,18 @@ func dynamicResources() *adminv3.Bootstrap_DynamicResources {
 		AdsConfig: &corev3.ApiConfigSource{
 			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
 			TransportApiVersion: corev3.ApiVersion_V3,
+			// The node names every extension of Envoy, some 80 kB, which is otherwise part of each acknowledgement.
+			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: ControlPlaneCluster},
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+					ClusterName: ControlPlaneCluster,
+					// Envoy's own maximum of 30 s would keep new destinations waiting for as long after the control plane is back;
+					// with this one, a request that waits for its answer (5 s) still gets it.
+					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+						BaseInterval: durationpb.New(200 * time.Millisecond),
+						MaxInterval:  durationpb.New(3 * time.Second),
+					}},
+				},
 			}}},
 		},
 		LdsConfig: ads(),
