@@ -39,14 +39,9 @@ func (w *World) injectPod(pod *corev1.Pod) (*corev1.Pod, error) {
 	if !namespace.Meshed {
 		return pod, nil
 	}
-	wide := reader.MeshWide()
-	settings := inject.Settings{
-		Installation: inject.Installation{
-			InitImage: "tulle.dev/operator:dev", ControlPlaneHost: controlPlaneName, ControlPlanePort: controlPlanePort,
-		},
-		ProxyImage: wide.EnvoyImage, Concurrency: namespace.Proxy.Concurrency, LogLevel: namespace.Proxy.LogLevel,
-		DrainDuration: namespace.Proxy.DrainDuration, SkipDetection: wide.ServerFirstPorts,
-	}
+	settings := inject.For(inject.Installation{
+		InitImage: "tulle.dev/operator:dev", ControlPlaneHost: controlPlaneName, ControlPlanePort: controlPlanePort,
+	}, namespace, reader.MeshWide())
 	raw, err := json.Marshal(pod)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func TestFirstRequestOfEveryProtocol(t *testing.T) {
 				w.Apply(reviewsRules)
 			}
 			for _, p := range echo.Protocols() {
-				t.Run(fmt.Sprintf("%s rules=%v", p, rules), func(t *testing.T) {
+				w.Run(fmt.Sprintf("%s rules=%v", p, rules), func(t *testing.T) {
 					client.ForgetAndRestartProxy()
 					address := fmt.Sprintf("10.96.0.5:%d", port(p))
 					if strings.Contains(client.ConfigDump(), address) {

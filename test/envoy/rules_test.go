@@ -61,7 +61,7 @@ func TestConcurrentFirstRequests(t *testing.T) {
 		w.Apply(services(count) + meshWithRules(withRules))
 		client := w.Pod("client")
 		for _, p := range []echo.Protocol{echo.HTTP1, echo.HTTP2} {
-			t.Run(string(p), func(t *testing.T) {
+			w.Run(string(p), func(t *testing.T) {
 				client.ForgetAndRestartProxy()
 				before := w.Pod("reviews-v1").Count() + w.Pod("reviews-v2").Count()
 				var calls []envoy.Call
@@ -85,12 +85,13 @@ func TestConcurrentFirstRequests(t *testing.T) {
 
 // HTTP rules come and go under load: no request fails, and none goes in a circle.
 func TestRulesAddedAndRemovedUnderLoad(t *testing.T) {
+	const cycles = 20
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
 		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v))
 		client := w.Pod("client")
 		load := client.StartLoad(4, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}})
 		alive := client.StartLoad(2, envoy.Call{Protocol: echo.HTTP2, Request: echo.Request{Address: "10.96.0.5:80", Method: "POST", Body: "x"}, KeepAlive: true})
-		for range 5 {
+		for range cycles {
 			w.Apply(reviewsRules)
 			if r := client.MustCall(echo.HTTP1, echo.Request{Address: "10.96.0.5:80", Header: map[string]string{"end-user": "jason"}}); r.Version != "v2" {
 				t.Errorf("with rules, the tester went to %s", r.Version)
@@ -102,7 +103,7 @@ func TestRulesAddedAndRemovedUnderLoad(t *testing.T) {
 			t.Errorf("a connection each: %s\nkept connections: %s", first, second)
 		}
 		counted := w.Pod("reviews-v1").Count() + w.Pod("reviews-v2").Count()
-		if sent := first.Sent + second.Sent + 5; counted != sent {
+		if sent := first.Sent + second.Sent + cycles; counted != sent {
 			t.Errorf("the backends counted %d requests, %d were sent", counted, sent)
 		}
 		// A request loops at most once: more connections to the internal listener than requests would be a circle.

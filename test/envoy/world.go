@@ -104,6 +104,19 @@ func newWorld(t testing.TB, opts ...Option) *World {
 	return w
 }
 
+// Run runs a subtest in the world: what fails in it fails the subtest.
+func (w *World) Run(name string, test func(t *testing.T)) {
+	outer, ok := w.t.(*testing.T)
+	if !ok {
+		w.t.Fatal("only tests have subtests")
+	}
+	outer.Run(name, func(t *testing.T) {
+		w.t = t
+		defer func() { w.t = outer }()
+		test(t)
+	})
+}
+
 func (w *World) check(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -117,11 +130,12 @@ func (w *World) close() {
 		w.explain()
 	}
 	var errs error
+	// Streams end well as long as both of their ends are there.
+	if w.replica != nil {
+		errs = w.replica.close()
+	}
 	for _, p := range w.pods {
 		errs = errors.Join(errs, p.close())
-	}
-	if w.replica != nil {
-		errs = errors.Join(errs, w.replica.close())
 	}
 	if err := errors.Join(errs, w.fabric.Close()); err != nil {
 		w.t.Errorf("close the world: %v", err)
