@@ -34,7 +34,12 @@ func ConnectionManager(statPrefix string, filters ...*hcmv3.HttpFilter) *hcmv3.H
 			IdleTimeout:     durationpb.New(0),
 			MaxHeadersCount: wrapperspb.UInt32(maxHeadersCount),
 		},
-		HttpProtocolOptions: &corev3.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		HttpProtocolOptions: &corev3.Http1ProtocolOptions{
+			AcceptHttp_10:         true,
+			DefaultHostForHttp_10: "localhost", // HTTP/1.0 may come without a Host, which Envoy refuses otherwise
+			AllowCustomMethods:    true,
+			EnableTrailers:        true,
+		},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
 			AllowConnect: true,
 			// gRPC clients queue streams above the announced limit instead of opening another connection.

@@ -10,9 +10,9 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// EveryRequest matches all but CONNECT; also "OPTIONS *", whose path does not begin with a slash.
+// EveryRequest matches all but CONNECT. (Envoy itself refuses "OPTIONS *", the only request whose path has no slash.)
 func EveryRequest(headers ...*routev3.HeaderMatcher) *routev3.RouteMatch {
-	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: ""}, Headers: headers}
+	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Headers: headers}
 }
 
 // EveryConnect matches CONNECT requests, which have no path and so need a match of their own.

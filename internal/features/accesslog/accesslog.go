@@ -44,7 +44,7 @@ func unless(mode v1alpha1.AccessLogMode, errors *accesslogv3.AccessLogFilter) *a
 	return errors
 }
 
-// connection are the fields of a connection.
+// connection are the fields of a connection. The client is the one that connected: what X-Forwarded-For says, anybody can say.
 func connection() map[string]string {
 	return map[string]string{
 		"time":             "%START_TIME%",
@@ -59,7 +59,7 @@ func connection() map[string]string {
 		"peer":             "%DOWNSTREAM_PEER_URI_SAN%",
 		"peer_serial":      "%DOWNSTREAM_PEER_SERIAL%",
 		"tls_version":      "%DOWNSTREAM_TLS_VERSION%",
-		"client":           "%DOWNSTREAM_REMOTE_ADDRESS%",
+		"client":           "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
 		"server":           "%DOWNSTREAM_LOCAL_ADDRESS%",
 		"upstream":         "%UPSTREAM_HOST%",
 	}
