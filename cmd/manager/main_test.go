@@ -1,0 +1,46 @@
+package main
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	pod := map[string]string{"POD_NAMESPACE": "tulle-system", "TULLE_IMAGE": "tulle.dev/operator:v1"}
+	tests := map[string]struct {
+		args  []string
+		env   map[string]string
+		error string
+	}{
+		"in its pod":      {env: pod},
+		"flags":           {args: []string{"--xds-address=127.0.0.1:1", "--log-level=debug"}, env: pod},
+		"no namespace":    {env: map[string]string{"TULLE_IMAGE": "x"}, error: "POD_NAMESPACE is not set"},
+		"no image":        {env: map[string]string{"POD_NAMESPACE": "x"}, error: "TULLE_IMAGE is not set"},
+		"unknown flag":    {args: []string{"--nope"}, env: pod, error: "flag provided but not defined"},
+		"not a flag":      {args: []string{"serve"}, env: pod, error: `unexpected argument "serve"`},
+		"not a log level": {args: []string{"--log-level=loud"}, env: pod, error: "loud"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, level, err := parse(tt.args, func(key string) string { return tt.env[key] })
+			if tt.error != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.error) {
+					t.Errorf("error %v, want %q", err, tt.error)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.Namespace != "tulle-system" || o.Image != "tulle.dev/operator:v1" || o.EnvoyImage == "" || o.WebhookAddress != ":9443" {
+				t.Errorf("options %+v", o)
+			}
+			if flags := len(tt.args) > 0; flags != (o.XDSAddress == "127.0.0.1:1") || flags != (level == slog.LevelDebug) {
+				t.Errorf("xDS at %s, level %v", o.XDSAddress, level)
+			}
+		})
+	}
+}
