@@ -34,10 +34,11 @@ func newConsole(out io.Writer, now func() time.Time) *console {
 	return &console{out: out, now: now, start: now()}
 }
 
-func (c *console) heading(text string) {
+// heading prints what begins, and more about it.
+func (c *console) heading(text, more string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	fmt.Fprintf(c.out, "\n%s\n\n", text)
+	fmt.Fprintf(c.out, "\n%s\n\n%s", text, more)
 }
 
 // line prints one line of a step.

@@ -55,17 +55,17 @@ func run(ctx context.Context, args []string) error {
 	}
 	switch command {
 	case "show":
-		d.console.heading("Tulle: Bookinfo, one Mesh, real Envoys, on " + d.target.describe())
+		d.console.heading("Tulle: Bookinfo, one Mesh, real Envoys, on "+d.target.describe(), d.target.intent())
 		if err := d.console.run(ctx, append(install, show...)); err != nil {
 			return err
 		}
 		fmt.Println(d.report())
 		return nil
 	case "install":
-		d.console.heading("Tulle, on " + d.target.describe())
+		d.console.heading("Tulle, on "+d.target.describe(), d.target.intent())
 		return d.console.run(ctx, install)
 	case "down":
-		d.console.heading("Removing the demo from " + d.target.describe())
+		d.console.heading("Removing the demo from "+d.target.describe(), "")
 		return d.console.run(ctx, []step{{"down", d.down}})
 	default:
 		return fmt.Errorf("unknown command %q: give none, install or down", command)

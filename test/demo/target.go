@@ -15,6 +15,8 @@ import (
 // target is the cluster that the demo runs on.
 type target interface {
 	describe() string
+	// intent says what will be done to the cluster, where that needs saying.
+	intent() string
 	// start makes the cluster usable.
 	start(ctx context.Context) (kubectl, error)
 	imagePrefix() string
@@ -42,6 +44,8 @@ type lab struct {
 const envoyImage = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
 
 func (l *lab) describe() string { return "the lab, a one-node Kubernetes on this machine" }
+
+func (l *lab) intent() string { return "" }
 
 func (l *lab) start(ctx context.Context) (kubectl, error) {
 	if err := l.run(ctx, "up"); err != nil {
@@ -126,11 +130,13 @@ type givenCluster struct {
 	registry   string
 }
 
-func (g *givenCluster) describe() string {
-	return "the cluster of KUBECONFIG=" + g.kubeconfig + `
+func (g *givenCluster) describe() string { return "the cluster of KUBECONFIG=" + g.kubeconfig }
 
-It builds three images and pushes them to REGISTRY (` + cmp.Or(g.registry, "not set") + `), and makes, unless they are there,
-the namespaces cert-manager, tulle-system and bookinfo, with CRDs and webhooks. make demo-down removes what it made.`
+func (g *givenCluster) intent() string {
+	return `It builds three images and pushes them to REGISTRY (` + cmp.Or(g.registry, "not set") + `), and makes, unless they are there,
+the namespaces cert-manager, tulle-system and bookinfo, with CRDs and webhooks. make demo-down removes what it made.
+
+`
 }
 
 func (g *givenCluster) start(context.Context) (kubectl, error) {
