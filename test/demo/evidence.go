@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -150,8 +149,8 @@ func (d *demo) tryFromOutside(ctx context.Context) error {
 	if reason == nil {
 		return err
 	}
-	_, cause, _ := strings.Cut(reason[1], `": `)
-	d.findings.outsider = "refused: " + cmp.Or(cause, reason[1])
+	// The last part of a Go error is its cause.
+	d.findings.outsider = "refused: " + reason[1][strings.LastIndex(reason[1], ": ")+len(": "):]
 	return nil
 }
 

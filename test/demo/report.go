@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -70,8 +69,12 @@ func share(part, whole int64) string {
 	if whole == 0 {
 		return "-"
 	}
-	// Rounded down, so that 100 % means all.
-	return fmt.Sprintf("%.1f %%", math.Floor(1000*float64(part)/float64(whole))/10)
+	percent := 100 * float64(part) / float64(whole)
+	if part < whole {
+		// 100 % means all.
+		percent = min(percent, 99.9)
+	}
+	return fmt.Sprintf("%.1f %%", percent)
 }
 
 func (r *report) counts(f findings) {
