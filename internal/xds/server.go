@@ -201,7 +201,6 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(4 << 20),
 		grpc.MaxConcurrentStreams(8),
 		grpc.ConnectionTimeout(20 * time.Second),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
