@@ -130,7 +130,7 @@ test-integration: $(LAB) ## Controllers and webhooks against a real API server, 
 	$(LAB) build apiserver certmanager
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" \
 	TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
-	go test -count=1 -p 1 -timeout 20m ./test/integration/...
+	go test -race -count=1 -p 1 -timeout 20m ./test/integration/...
 
 .PHONY: test-e2e
 test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs root), or that of KUBECONFIG.

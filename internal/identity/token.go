@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -143,7 +144,8 @@ func (a *Authenticator) identify(ctx context.Context, token string) (TokenIdenti
 		return identity, expiry, nil
 	}
 	identity, err := a.reviewer.Review(ctx, token)
-	if refusal, ok := err.(*Refusal); ok {
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
 		return TokenIdentity{}, time.Time{}, unauthenticated("token is not genuine: %s", refusal.Reason)
 	}
 	if err != nil {
