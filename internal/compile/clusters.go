@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strings"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
@@ -39,10 +41,13 @@ func (c compilation) addressCluster(a addressName) (*resource.Resource, error) {
 	d := c.Address(a.address)
 	switch d.Kind {
 	case model.ServicePort:
-		if a.http && hasRules(d) {
-			return loop(a, d.Service)
+		switch {
+		case hasRules(d) && a.prefix == httpPrefix:
+			return rerouted(a, d.Service)
+		case hasRules(d) && a.prefix == tcpPrefix:
+			return detectedAgain(a, d.Service)
 		}
-		return c.serviceCluster(a.name, a.http, d.Service, d.Port, "")
+		return c.serviceCluster(a.name, a.http(), d.Service, d.Port, "")
 	case model.PodAddress:
 		return c.podCluster(a, d.Workload)
 	case model.UnknownService:
@@ -59,11 +64,24 @@ func hasRules(d model.Destination) bool {
 	return d.Service.HasRoutes() && d.Port.Protocol != model.TCP
 }
 
-// loop sends the request that asked through the reroute listener: that request has chosen its route already, the one for
+// rerouted sends the request that asked through the reroute listener: that request has chosen its route already, the one for
 // everything else, and must choose again now that its virtual host is there.
-func loop(a addressName, s *model.Service) (*resource.Resource, error) {
+func rerouted(a addressName, s *model.Service) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(rerouteListener)))
 	envoy.SpeakHTTP(c)
+	return sealLoop(c, a, s)
+}
+
+// detectedAgain sends connections to an address with HTTP rules, on which nothing was said until detection gave up, through the
+// silent listener, which waits for what is said. Clients open connections that they may need later; Go's do it all the time.
+func detectedAgain(a addressName, s *model.Service) (*resource.Resource, error) {
+	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(silentListener)))
+	envoy.PassState(c)
+	return sealLoop(c, a, s)
+}
+
+// sealLoop seals a cluster that is of use only as long as the address has a virtual host.
+func sealLoop(c *clusterv3.Cluster, a addressName, s *model.Service) (*resource.Resource, error) {
 	return sealCluster(c, resource.Resource{
 		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
 		Origins: []resource.Origin{s.Mesh},
@@ -73,7 +91,7 @@ func loop(a addressName, s *model.Service) (*resource.Resource, error) {
 // direct calls an address outside of the mesh as the app would have.
 func direct(a addressName) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address)))
-	if a.http {
+	if a.http() {
 		envoy.SpeakHTTP(c, internalHeaders()...)
 	}
 	return sealCluster(c, resource.Resource{})
@@ -87,7 +105,7 @@ func (c compilation) podCluster(a addressName, w *model.Workload) (*resource.Res
 	out := &features.Cluster{
 		Cluster:      envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address))),
 		Minor:        c.scope.Minor,
-		HTTP:         a.http,
+		HTTP:         a.http(),
 		Workload:     w,
 		WorkloadPort: a.address.Port(),
 	}

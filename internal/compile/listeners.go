@@ -26,9 +26,9 @@ func (c compilation) listener(ref resource.Ref) (*resource.Resource, error) {
 			Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}},
 		})
 	case rerouteListener:
-		return seal(ref, reroute(), resource.Resource{
-			Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}},
-		})
+		return seal(ref, reroute(), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
+	case silentListener:
+		return seal(ref, silent(), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
 	case inboundListener:
 		l, warms := c.inbound(w)
 		return seal(ref, l, resource.Resource{Needs: []resource.Ref{cluster(inboundCluster)}, Warms: warms})
@@ -59,7 +59,9 @@ func (c compilation) bundle(ref resource.Ref) *resource.Resource {
 	switch {
 	case d.Kind != model.ServicePort:
 		return nil
-	case a.http && hasRules(d):
+	case a.prefix == rawPrefix:
+		return nil
+	case a.http() && hasRules(d):
 		return resource.Group(ref.Name, resource.Ref{Type: resource.VirtualHost, Name: virtualHostName(a)})
 	default:
 		return resource.Group(ref.Name, cluster(ref.Name))
@@ -74,6 +76,7 @@ func beforeReady(w *model.Workload) []resource.Ref {
 		[]resource.Ref{
 			{Type: resource.Listener, Name: outboundListener},
 			{Type: resource.Listener, Name: rerouteListener},
+			{Type: resource.Listener, Name: silentListener},
 			{Type: resource.Listener, Name: inboundListener},
 			{Type: resource.Listener, Name: probesListener},
 			{Type: resource.VirtualHost, Name: noneVirtualHost},

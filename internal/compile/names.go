@@ -18,6 +18,7 @@ const (
 	outboundListener = "outbound"
 	inboundListener  = "inbound"
 	rerouteListener  = "reroute"
+	silentListener   = "silent"
 	probesListener   = "probes"
 	statsListener    = "stats"
 )
@@ -39,30 +40,30 @@ const noneVirtualHost = outboundRoutes + "/none"
 const (
 	httpPrefix = "http|"
 	tcpPrefix  = "tcp|"
+	rawPrefix  = "raw|"
 	svcPrefix  = "svc|"
 )
 
 // addressName is the name of an address that a proxy called.
 type addressName struct {
 	name    string
-	http    bool
+	prefix  string
 	address netip.AddrPort
 }
 
-// parseAddress parses http|<ip:port> and tcp|<ip:port>.
+// http reports whether HTTP is spoken.
+func (a addressName) http() bool { return a.prefix == httpPrefix }
+
+// parseAddress parses http|<ip:port>, tcp|<ip:port> and raw|<ip:port>.
 func parseAddress(name string) (addressName, bool) {
-	rest, http := strings.CutPrefix(name, httpPrefix)
-	if !http {
-		var tcp bool
-		if rest, tcp = strings.CutPrefix(name, tcpPrefix); !tcp {
-			return addressName{}, false
+	for _, prefix := range []string{httpPrefix, tcpPrefix, rawPrefix} {
+		if text, ok := strings.CutPrefix(name, prefix); ok {
+			a, err := netip.ParseAddrPort(text)
+			ok := err == nil && a.Addr().Zone() == "" && a.Port() != 0
+			return addressName{name, prefix, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}, ok
 		}
 	}
-	a, err := netip.ParseAddrPort(rest)
-	if err != nil || a.Addr().Zone() != "" || a.Port() == 0 {
-		return addressName{}, false
-	}
-	return addressName{name, http, netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}, true
+	return addressName{}, false
 }
 
 // serviceName is a version of a Service on a port.

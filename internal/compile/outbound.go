@@ -26,6 +26,12 @@ const (
 // destination is the address that a connection was opened to, as Envoy writes it.
 const destination = "%DOWNSTREAM_LOCAL_ADDRESS%"
 
+// destinationState carries the destination to the silent listener.
+const destinationState = "tulle.destination"
+
+// passedDestination is the destination there.
+const passedDestination = "%FILTER_STATE(" + destinationState + ":PLAIN)%"
+
 // unanswered is the body of the 503 for an address about which no answer came.
 const unanswered = "no configuration for %REQ(" + features.DestinationHeader + ")% came from the control plane in time: %RESPONSE_CODE_DETAILS%\n"
 
@@ -57,7 +63,7 @@ func meshChains(suffix string, ranges []netip.Prefix) []*listenerv3.FilterChain 
 	return []*listenerv3.FilterChain{
 		envoy.HTTPChain("http"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs, ApplicationProtocols: envoy.Detected()}, m),
 		envoy.OnDemandTCPChain("tcp"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs},
-			envoy.TCPProxy("outbound", "unset"), tcpPrefix+destination, askTimeout),
+			envoy.TCPProxy("outbound", "unset"), tcpPrefix+destination, askTimeout, envoy.PassedState(destinationState, destination)),
 	}
 }
 
@@ -69,6 +75,21 @@ func reroute() *listenerv3.Listener {
 	m.StatPrefix = rerouteListener
 	envoy.MutateEarly(m, envoy.SetHeader(features.HopHeader, "1"))
 	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
+	return l
+}
+
+// silent takes connections to addresses with HTTP rules, on which the outbound listener heard nothing in time. It waits
+// for what is said, for as long as it takes: a port with HTTP rules is none on which the server speaks first.
+func silent() *listenerv3.Listener {
+	l := envoy.InternalListener(silentListener)
+	envoy.Inspect(l, 0, envoy.HTTPInspector())
+	m := outboundManager()
+	m.StatPrefix = silentListener
+	envoy.MutateEarly(m, envoy.SetHeader(features.DestinationHeader, httpPrefix+passedDestination), envoy.RemoveHeader(features.HopHeader))
+	l.FilterChains = []*listenerv3.FilterChain{
+		envoy.HTTPChain("http", &listenerv3.FilterChainMatch{ApplicationProtocols: envoy.Detected()}, m),
+		envoy.OnDemandTCPChain("tcp", nil, envoy.TCPProxy(silentListener, "unset"), rawPrefix+passedDestination, askTimeout),
+	}
 	return l
 }
 

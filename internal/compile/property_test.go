@@ -106,7 +106,7 @@ func (w world) pod() *corev1.Pod {
 // questions is all that is asked after each change.
 func questions() []resource.Ref {
 	refs := []resource.Ref{{Type: resource.RouteConfiguration, Name: "outbound"}, {Type: resource.Secret, Name: "peers"}}
-	for _, l := range []string{"outbound", "inbound", "reroute", "probes", "stats"} {
+	for _, l := range []string{"outbound", "inbound", "reroute", "silent", "probes", "stats"} {
 		refs = append(refs, resource.Ref{Type: resource.Listener, Name: l})
 	}
 	for _, name := range []string{compile.ProxyBundle, "inbound"} {
@@ -114,7 +114,7 @@ func questions() []resource.Ref {
 	}
 	for _, a := range []string{"10.96.0.1", "10.96.0.2", "10.96.0.3", "10.244.0.1", "10.244.0.4", "20.0.0.7"} {
 		for _, port := range []string{":80", ":81"} {
-			for _, kind := range []string{"http|", "tcp|"} {
+			for _, kind := range []string{"http|", "tcp|", "raw|"} {
 				refs = append(refs, resource.Ref{Type: resource.Bundle, Name: kind + a + port}, resource.Ref{Type: resource.Cluster, Name: kind + a + port})
 			}
 			refs = append(refs, resource.Ref{Type: resource.VirtualHost, Name: "outbound/http|" + a + port})

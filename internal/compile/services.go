@@ -17,7 +17,9 @@ import (
 )
 
 // virtualHostName names the virtual host of an address.
-func virtualHostName(a addressName) string { return outboundRoutes + "/" + a.name }
+func virtualHostName(a addressName) string {
+	return outboundRoutes + "/" + httpPrefix + a.address.String()
+}
 
 // virtualHost holds the HTTP rules of an address. It exists for every port of a Service, also of one without rules: a proxy keeps it for as
 // long as its cluster is still a loop.
@@ -30,7 +32,7 @@ func (c compilation) virtualHost(ref resource.Ref) (*resource.Resource, error) {
 		return nil, nil
 	}
 	a, ok := parseAddress(name)
-	if !ok || !a.http {
+	if !ok || !a.http() {
 		return nil, nil
 	}
 	d := c.Address(a.address)

@@ -8,6 +8,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
 	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -101,5 +102,13 @@ func BindFrom(c *clusterv3.Cluster, sources ...netip.Addr) {
 			continue
 		}
 		c.UpstreamBindConfig.ExtraSourceAddresses = append(c.UpstreamBindConfig.ExtraSourceAddresses, &corev3.ExtraSourceAddress{Address: socket(a, 0)})
+	}
+}
+
+// PassState makes a cluster of an internal listener pass the state on that was set for it (see PassedState).
+func PassState(c *clusterv3.Cluster) {
+	c.TransportSocket = &corev3.TransportSocket{
+		Name:       "envoy.transport_sockets.internal_upstream",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: Any(&internalv3.InternalUpstreamTransport{TransportSocket: rawBuffer()})},
 	}
 }

@@ -42,6 +42,7 @@ func InternalListener(name string) *listenerv3.Listener {
 }
 
 // Inspect adds listener filters; a connection on which they can't say anything within the timeout goes on as it is.
+// Zero is no timeout.
 func Inspect(l *listenerv3.Listener, timeout time.Duration, filters ...*listenerv3.ListenerFilter) {
 	l.ListenerFilters = filters
 	l.ListenerFiltersTimeout = durationpb.New(timeout)
@@ -108,15 +109,26 @@ func TCPChain(name string, match *listenerv3.FilterChainMatch, p *tcpv3.TcpProxy
 }
 
 // OnDemandTCPChain hands connections to the cluster that a format string names for each, which is asked for by ODCDS.
-func OnDemandTCPChain(name string, match *listenerv3.FilterChainMatch, p *tcpv3.TcpProxy, clusterFormat string, timeout time.Duration) *listenerv3.FilterChain {
+// It also passes the values of more state on.
+func OnDemandTCPChain(name string, match *listenerv3.FilterChainMatch, p *tcpv3.TcpProxy, clusterFormat string, timeout time.Duration, more ...*setstatev3.FilterStateValue) *listenerv3.FilterChain {
 	p.OnDemand = &tcpv3.TcpProxy_OnDemand{OdcdsConfig: ADS(), Timeout: durationpb.New(timeout)}
-	state := &setstatefilterv3.Config{OnNewConnection: []*setstatev3.FilterStateValue{{
+	state := &setstatefilterv3.Config{OnNewConnection: append([]*setstatev3.FilterStateValue{{
 		Key:   &setstatev3.FilterStateValue_ObjectKey{ObjectKey: tcpProxyCluster},
 		Value: &setstatev3.FilterStateValue_FormatString{FormatString: textFormat(clusterFormat)},
-	}}}
+	}}, more...)}
 	return &listenerv3.FilterChain{Name: name, FilterChainMatch: match, Filters: []*listenerv3.Filter{
 		networkFilter("envoy.filters.network.set_filter_state", state), tcpProxyFilter(p),
 	}}
+}
+
+// PassedState is a value that an internal listener behind a cluster sees as FILTER_STATE(key:PLAIN), if the cluster passes state (see PassState).
+func PassedState(key, format string) *setstatev3.FilterStateValue {
+	return &setstatev3.FilterStateValue{
+		Key:                &setstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
+		FactoryKey:         "envoy.string",
+		Value:              &setstatev3.FilterStateValue_FormatString{FormatString: textFormat(format)},
+		SharedWithUpstream: setstatev3.FilterStateValue_ONCE,
+	}
 }
 
 // TCPProxy forwards connections to a cluster, without a limit of time.

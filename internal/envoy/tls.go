@@ -76,13 +76,17 @@ func (m MutualTLS) common() *tlsv3.CommonTlsContext {
 // keep the cluster's own socket.
 func AllowPlaintext(c *clusterv3.Cluster, key string) {
 	c.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{{
-		Name:  "plaintext",
-		Match: flag(key),
-		TransportSocket: &corev3.TransportSocket{
-			Name:       rawSocket,
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: Any(&rawv3.RawBuffer{})},
-		},
+		Name:            "plaintext",
+		Match:           flag(key),
+		TransportSocket: rawBuffer(),
 	}}
+}
+
+func rawBuffer() *corev3.TransportSocket {
+	return &corev3.TransportSocket{
+		Name:       rawSocket,
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: Any(&rawv3.RawBuffer{})},
+	}
 }
 
 // PlaintextMetadata marks an endpoint for AllowPlaintext.
