@@ -97,6 +97,52 @@ func TestNewServiceAccountChangesIdentities(t *testing.T) {
 	}
 }
 
+func TestTrustDomainChangesIdentities(t *testing.T) {
+	t.Parallel()
+	b, _ := bookinfo(t)
+	b.Snapshot()
+	b.Set(&v1alpha1.Mesh{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: "mesh"},
+		Spec:       v1alpha1.MeshSpec{MeshWide: &v1alpha1.MeshWideSpec{Trust: &v1alpha1.TrustSpec{Domain: "example.org"}}},
+	})
+	for _, id := range b.Snapshot().Reader().Service(reviewsKey()).Identities {
+		if !strings.HasPrefix(id, "spiffe://example.org/ns/bookinfo/sa/") {
+			t.Errorf("identity %s", id)
+		}
+	}
+}
+
+// A conflict can come without a change of the pod's node: before and after, nobody knows what the port speaks. The Service
+// that is told does not select the pod here, its slice just lists it.
+func TestProtocolConflictComes(t *testing.T) {
+	t.Parallel()
+	objects := withSlices(readManifests(t, "testdata/protocol-conflict.in.yaml"))
+	b := NewBuilder(testConfig())
+	for _, o := range objects {
+		b.Set(o)
+	}
+	web, raw, silent := find[*corev1.Service](t, objects, "web"), find[*corev1.Service](t, objects, "raw"), find[*corev1.Service](t, objects, "silent")
+	web.Spec.Selector = nil
+	raw.Spec.Ports[0].Name = ""
+	for _, s := range []*corev1.Service{web, raw} {
+		b.Set(s)
+	}
+	if got := problemsOf(b.Snapshot()); len(got) > 0 {
+		t.Fatalf("before: %v", got)
+	}
+	raw, silent = raw.DeepCopy(), silent.DeepCopy()
+	raw.Spec.Ports[0].Name, silent.Spec.Ports[0].Name = "tcp", "http"
+	b.Set(raw)
+	b.Set(silent)
+	s := b.Snapshot()
+	if got := problemsOf(s); len(got) != 1 || !strings.Contains(got[0], ReasonProtocolConflict) {
+		t.Errorf("problems %v", got)
+	}
+	if slices.Contains(s.Changed(), (WorkloadKey{Namespace: "a", Name: "both"}.Key())) {
+		t.Error("the pod's node changed, so that this shows nothing")
+	}
+}
+
 func TestServiceVanishes(t *testing.T) {
 	t.Parallel()
 	b, objects := bookinfo(t)

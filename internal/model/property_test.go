@@ -2,7 +2,9 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,7 +17,7 @@ import (
 // before, keep the others, and leave older snapshots as they were.
 func TestIncrementalEqualsFromScratch(t *testing.T) {
 	t.Parallel()
-	const seeds, steps = 40, 40
+	const seeds, steps = 90, 50
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
@@ -37,8 +39,10 @@ type history struct {
 	builder *Builder
 	objects map[string]metav1.Object
 	trust   []byte
-	last    *Snapshot
-	kept    []kept
+	// deletions is how many of a hundred changes are deletions: some worlds grow full, some are nearly empty most of the time.
+	deletions int
+	last      *Snapshot
+	kept      []kept
 }
 
 // kept is a snapshot and what it was when it was made.
@@ -48,7 +52,12 @@ type kept struct {
 }
 
 func newHistory(seed uint64) *history {
-	return &history{world: newWorld(seed), builder: NewBuilder(testConfig()), objects: map[string]metav1.Object{}}
+	return &history{
+		world:     newWorld(seed),
+		builder:   NewBuilder(testConfig()),
+		objects:   map[string]metav1.Object{},
+		deletions: []int{10, 25, 45}[seed%3],
+	}
 }
 
 // step makes some changes and a snapshot.
@@ -69,19 +78,24 @@ func (h *history) step(t *testing.T) {
 }
 
 func (h *history) change() {
-	object := h.world.object()
-	id := fmt.Sprintf("%T %s/%s", object, object.GetNamespace(), object.GetName())
-	switch {
-	case h.world.chance(3):
+	if h.world.chance(3) {
 		h.trust = fmt.Append(nil, h.world.IntN(3))
 		h.builder.SetTrust(h.trust)
-	case h.objects[id] != nil && h.world.chance(30):
-		delete(h.objects, id)
-		h.builder.Delete(object)
-	default:
-		h.objects[id] = object
-		h.builder.Set(object)
 	}
+	object := h.world.object()
+	if len(h.objects) > 0 {
+		id := pick(h.world, slices.Sorted(maps.Keys(h.objects))...)
+		switch {
+		case h.world.chance(h.deletions):
+			h.builder.Delete(h.objects[id])
+			delete(h.objects, id)
+			return
+		case h.world.chance(40):
+			object = h.world.tweak(h.objects[id])
+		}
+	}
+	h.objects[fmt.Sprintf("%T %s/%s", object, object.GetNamespace(), object.GetName())] = object
+	h.builder.Set(object)
 }
 
 func (h *history) checkFresh(t *testing.T, s *Snapshot) {

@@ -26,13 +26,13 @@ func (w world) object() metav1.Object {
 	switch n := w.IntN(100); {
 	case n < 15:
 		return w.mesh()
-	case n < 35:
+	case n < 33:
 		return w.service()
-	case n < 60:
+	case n < 56:
 		return w.slice()
-	case n < 88:
+	case n < 83:
 		return w.pod()
-	case n < 91:
+	case n < 86:
 		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace()}}
 	case n < 95:
 		return w.node()
@@ -45,7 +45,46 @@ func (w world) object() metav1.Object {
 	}
 }
 
-func (w world) namespace() string { return pick(w, "a", "a", "a", "b", "kube-system", "tulle-system") }
+// tweak returns a copy of an object that differs in one part at most.
+func (w world) tweak(object metav1.Object) metav1.Object {
+	switch o := object.(type) {
+	case *v1alpha1.Mesh:
+		o, other := o.DeepCopy(), w.mesh()
+		pick(w,
+			func() { o.Spec.MeshWide = other.Spec.MeshWide },
+			func() { o.Spec.Proxy = other.Spec.Proxy },
+			func() { o.Spec.MTLS = other.Spec.MTLS },
+			func() { o.Spec.Services = other.Spec.Services },
+			func() { o.CreationTimestamp = other.CreationTimestamp },
+		)()
+		return o
+	case *corev1.Service:
+		o, other := o.DeepCopy(), w.service()
+		pick(w,
+			func() { o.Spec.ClusterIP = other.Spec.ClusterIP },
+			func() { o.Spec.Selector = other.Spec.Selector },
+			func() { o.Spec.Ports = other.Spec.Ports },
+			func() { o.CreationTimestamp = other.CreationTimestamp },
+		)()
+		return o
+	case *corev1.Pod:
+		o, other := o.DeepCopy(), w.pod()
+		pick(w,
+			func() { o.Labels = other.Labels },
+			func() { o.Spec.Containers = other.Spec.Containers },
+			func() { o.Spec.InitContainers = other.Spec.InitContainers },
+			func() { o.Spec.ServiceAccountName = other.Spec.ServiceAccountName },
+			func() { o.Status = other.Status },
+			func() { o.DeletionTimestamp = other.DeletionTimestamp },
+		)()
+		return o
+	}
+	return object
+}
+
+func (w world) namespace() string {
+	return pick(w, "a", "a", "a", "a", "b", "b", "tulle-system", "kube-system")
+}
 
 func (w world) meta(names ...string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
@@ -189,7 +228,7 @@ func (w world) mesh() *v1alpha1.Mesh {
 	for range w.IntN(3) {
 		m.Spec.Services = append(m.Spec.Services, w.rules())
 	}
-	if w.chance(40) {
+	if m.Namespace == "tulle-system" || w.chance(10) {
 		m.Spec.MeshWide = &v1alpha1.MeshWideSpec{
 			Trust: &v1alpha1.TrustSpec{Domain: pick(w, "", "example.org", "NOT VALID")},
 			Network: &v1alpha1.NetworkSpec{
