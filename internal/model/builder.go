@@ -57,6 +57,7 @@ type Builder struct {
 	// ranged are the Services and pods whose nodes depend on the address ranges.
 	rangedServices  map[ServiceKey]bool
 	rangedWorkloads map[WorkloadKey]bool
+	vanished        vanished
 
 	dirty   dirty
 	tree    *btree.BTreeG[entry]
@@ -97,6 +98,7 @@ func NewBuilder(config Config) *Builder {
 		declared:        map[uint16]declaration{},
 		rangedServices:  map[ServiceKey]bool{},
 		rangedWorkloads: map[WorkloadKey]bool{},
+		vanished:        vanished{known: map[netip.Addr]bool{}},
 		dirty: dirty{
 			meshWide:   true,
 			namespaces: map[string]bool{},
@@ -250,6 +252,12 @@ func (b *Builder) setService(key ServiceKey, s *service) {
 		for _, a := range old.addresses {
 			remove(b.servicesAt, a, key)
 			b.touchAddress(a)
+			if s != nil && slices.Contains(s.addresses, a) {
+				continue
+			}
+			if forgotten, ok := b.vanished.add(a); ok {
+				b.touchAddress(forgotten)
+			}
 		}
 		ns.removeService(old)
 		delete(b.services, key)

@@ -157,12 +157,41 @@ func TestServiceVanishes(t *testing.T) {
 	if diff := cmp.Diff(want, problemsOf(s)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	if d := s.Reader().Address(netip.MustParseAddrPort("10.96.0.2:9080")); d.Kind != Outside {
-		t.Errorf("its address is still %+v", d)
+	// No range covers its address, and yet it must not become one outside of the mesh.
+	if d := s.Reader().Address(netip.MustParseAddrPort("10.96.0.2:9080")); d.Kind != UnknownService || d.Service != nil {
+		t.Errorf("its address is %+v", d)
 	}
 	b.Set(service)
 	if problems := problemsOf(b.Snapshot()); len(problems) > 0 {
 		t.Errorf("after it came back: %v", problems)
+	}
+}
+
+func TestVanishedAddressesAreBounded(t *testing.T) {
+	t.Parallel()
+	b := NewBuilder(testConfig())
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}) }
+	service := func(i int) *corev1.Service {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "s"}}
+		s.Spec.ClusterIP = address(i).String()
+		return s
+	}
+	const more = 10
+	for i := range maxVanished + more {
+		b.Set(service(i))
+		b.Delete(service(i))
+		if i%1000 == 0 {
+			b.Snapshot()
+		}
+	}
+	b.Set(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}, Status: corev1.PodStatus{PodIP: address(100).String()}})
+	r := b.Snapshot().Reader()
+	for i, want := range map[int]DestinationKind{
+		0: Outside, more - 1: Outside, more: UnknownService, maxVanished + more - 1: UnknownService, 100: PodAddress,
+	} {
+		if got := r.Address(netip.AddrPortFrom(address(i), 80)).Kind; got != want {
+			t.Errorf("address %d: kind %d, want %d", i, got, want)
+		}
 	}
 }
 

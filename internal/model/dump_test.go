@@ -184,6 +184,9 @@ func dumpWorkload(w *Workload) any {
 }
 
 func dumpOwner(o *owner) any {
+	if o.vanished {
+		return "vanished"
+	}
 	if o.service != (ServiceKey{}) {
 		return "service " + o.service.Namespace + "/" + o.service.Name
 	}

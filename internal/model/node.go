@@ -245,7 +245,8 @@ const (
 	ServicePort
 	// PodAddress is an address of a pod.
 	PodAddress
-	// UnknownService is within the service ranges, or a port that its Service does not have: nobody is there.
+	// UnknownService is within the service ranges, the cluster IP of a Service that is gone, or a port that its Service does
+	// not have: nobody is there.
 	UnknownService
 	// UnknownPod is within the pod ranges, but no pod is known there.
 	UnknownPod

@@ -54,6 +54,8 @@ func (r *Reader) Address(a netip.AddrPort) Destination {
 	ip := a.Addr().Unmap()
 	o, _ := read[*owner](r, addressKey(ip))
 	switch {
+	case o != nil && o.vanished:
+		return Destination{Kind: UnknownService}
 	case o != nil && o.service != (ServiceKey{}):
 		return r.servicePort(o.service, a.Port())
 	case o != nil:
