@@ -29,7 +29,7 @@ import (
 )
 
 // patience bounds every wait for the cluster.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // cluster is the cluster under test, as one test sees it: with a namespace of its own.
 type cluster struct {
@@ -99,7 +99,7 @@ func (c *cluster) kubectl(args ...string) string {
 
 // try runs kubectl in the test's namespace. The error has what it complained about.
 func (c *cluster) try(stdin []byte, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "kubectl", append([]string{"--namespace", c.namespace}, args...)...)
 	var stdout, stderr bytes.Buffer
@@ -197,6 +197,10 @@ func (c *cluster) describe() {
 		out, err := c.try(nil, args...)
 		c.t.Logf("kubectl %s\n%s%v", strings.Join(args, " "), out, errorText(err))
 	}
+	// The control plane's pods, and why one of them was started again, if so.
+	pods, err := c.try(nil, "-n", "tulle-system", "get", "pods")
+	previous, _ := c.try(nil, "-n", "tulle-system", "logs", "deployment/tulle-manager", "--previous", "--tail=10")
+	c.t.Logf("tulle-system\n%s%s%s", pods, previous, errorText(err))
 	for _, pod := range c.pods("") {
 		if hasProxy(pod) {
 			c.t.Logf("proxy of %s\n%s", pod.Name, c.traffic(pod))
@@ -212,8 +216,9 @@ func (c *cluster) traffic(pod corev1.Pod) string {
 	}
 	var told strings.Builder
 	for line := range strings.Lines(stats) {
-		about := strings.HasPrefix(line, "envoy_http_") || strings.HasPrefix(line, "envoy_tcp_") || strings.HasPrefix(line, "envoy_listener_")
-		if about && !strings.Contains(line, "_bucket") && !strings.HasSuffix(line, " 0\n") {
+		about := strings.HasPrefix(line, "envoy_http_downstream_") || strings.HasPrefix(line, "envoy_tcp_downstream_")
+		app := strings.Contains(line, `"inbound"`) || strings.Contains(line, `"outbound"`)
+		if about && app && !strings.Contains(line, "_bucket") && !strings.HasSuffix(line, " 0\n") {
 			told.WriteString(line)
 		}
 	}
