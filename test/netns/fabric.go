@@ -55,6 +55,9 @@ func (f *Fabric) setUp() error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
+	// Without an address of its own a bridge takes the lowest one of its ports: when a port comes, pods that know the
+	// old one would send into the void until they ask again.
+	attrs.HardwareAddr = net.HardwareAddr{0x02, 0, 0, 0, 0, 1}
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return fmt.Errorf("add a bridge: %w", err)
 	}
@@ -90,16 +93,20 @@ func (f *Fabric) AddPod(addresses ...netip.Addr) (*NS, error) {
 	return pod, nil
 }
 
-// RemovePod ends a pod's namespace and the routes to it.
-func (f *Fabric) RemovePod(pod *NS, addresses ...netip.Addr) error {
-	err := f.Do(func() error {
+// RemoveRoutes forgets the addresses of a pod that is gone.
+func (f *Fabric) RemoveRoutes(addresses ...netip.Addr) error {
+	return f.Do(func() error {
 		var errs error
 		for _, a := range addresses {
 			errs = errors.Join(errs, netlink.RouteDel(hostRoute(f.bridge, a)))
 		}
 		return errs
 	})
-	return errors.Join(err, pod.Close())
+}
+
+// AddAddress gives the fabric an address that every pod reaches, for what runs outside of pods.
+func (f *Fabric) AddAddress(a netip.Addr) error {
+	return f.Do(func() error { return addAddress(f.bridge, netip.PrefixFrom(a, a.BitLen())) })
 }
 
 func (f *Fabric) plug(pod *NS, name string, addresses []netip.Addr) error {
