@@ -59,6 +59,37 @@ func TestReport(t *testing.T) {
 	golden(t, "report.txt", d.report().String())
 }
 
+func TestVerdict(t *testing.T) {
+	good := func() findings {
+		return findings{
+			load: loadReport{Sent: 2, Succeeded: 2, Versions: map[string]map[string]map[string]int64{
+				"":     {"reviews": {"v1": 1}},
+				tester: {"reviews": {"v2": 1}, "ratings": {"v1": 1}},
+			}},
+			counted: map[backend]int64{{"reviews", "v1"}: 1, {"reviews", "v2"}: 1, {"ratings", "v1"}: 1, {"datastore", "v1"}: 1},
+			peers:   []peer{{service: "reviews", identity: "spiffe://d/ns/a/sa/b", count: 2}},
+		}
+	}
+	if err := good().verdict(); err != nil {
+		t.Errorf("all is well, but: %v", err)
+	}
+	for want, spoil := range map[string]func(*findings){
+		"1 of 2 requests succeeded":           func(f *findings) { f.load.Succeeded = 1 },
+		"0 of 0 requests succeeded":           func(f *findings) { f.load.Sent, f.load.Succeeded = 0, 0 },
+		"datastore v1 counted 3 requests":     func(f *findings) { f.counted[backend{"datastore", "v1"}] = 3 },
+		"testers saw other versions":          func(f *findings) { f.load.Versions[tester]["reviews"]["v3"] = 1 },
+		"no proxy logged a client":            func(f *findings) { f.peers = nil },
+		"2 requests of clients without a cer": func(f *findings) { f.peers[0].identity = "-" },
+		"a client without a proxy was answer": func(f *findings) { f.answered = true },
+	} {
+		f := good()
+		spoil(&f)
+		if err := f.verdict(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
 func TestPeersAreSummedUp(t *testing.T) {
 	log := `[2026-01-01 00:00:00.000][1][warning][main] a line of Envoy's own
 {"time":"2025-12-31T23:59:59Z","peer":"spiffe://d/ns/a/sa/b","peer_serial":"00","tls_version":"TLSv1.3"}

@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		fmt.Println(d.report())
-		return nil
+		return d.findings.verdict()
 	case "install":
 		d.console.heading("Tulle, on "+d.target.describe(), d.target.intent())
 		return d.console.run(ctx, install)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,6 +40,49 @@ func (d *demo) report() *report {
 	r.next(d.target.shell())
 	return r
 }
+
+// verdict is an error that names what does not hold of what the demo claims.
+func (f findings) verdict() error {
+	var wrong []error
+	if f.load.Sent == 0 || f.load.Succeeded != f.load.Sent {
+		wrong = append(wrong, fmt.Errorf("%d of %d requests succeeded", f.load.Succeeded, f.load.Sent))
+	}
+	for _, b := range backends(f.counted) {
+		if saw := f.seen(b); saw != f.counted[b] {
+			wrong = append(wrong, fmt.Errorf("%s %s counted %d requests, the client saw %d", b.service, b.version, f.counted[b], saw))
+		}
+	}
+	if others := f.load.Versions[tester]["reviews"]; others["v2"] == 0 || others["v1"]+others["v3"] > 0 {
+		wrong = append(wrong, fmt.Errorf("testers saw other versions of reviews than v2: %v", others))
+	}
+	if len(f.peers) == 0 {
+		wrong = append(wrong, errors.New("no proxy logged a client"))
+	}
+	for _, p := range f.peers {
+		if p.anonymous() {
+			wrong = append(wrong, fmt.Errorf("%s served %d requests of clients without a certificate", p.service, p.count))
+		}
+	}
+	if f.answered {
+		wrong = append(wrong, errors.New("a client without a proxy was answered"))
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("what was measured is not what Tulle promises:\n%w", errors.Join(wrong...))
+}
+
+// seen is how often the client saw an answer of a service. The data store's one client is ratings, which asks it once a
+// request.
+func (f findings) seen(b backend) int64 {
+	if b.service == "datastore" {
+		return f.load.saw("ratings", "v1")
+	}
+	return f.load.saw(b.service, b.version)
+}
+
+// anonymous says whether the client showed no certificate.
+func (p peer) anonymous() bool { return p.identity == "" || p.identity == "-" }
 
 func (r *report) traffic(f findings) {
 	r.section("Traffic   reviews by version, as measured")
@@ -81,11 +125,7 @@ func (r *report) counts(f findings) {
 	r.section("Counted on both sides")
 	rows := []string{"service\tversion\tthe client saw\tthe service counted"}
 	for _, b := range backends(f.counted) {
-		saw := f.load.saw(b.service, b.version)
-		if b.service == "datastore" {
-			// Its one client is ratings, which asks it once a request.
-			saw = f.load.saw("ratings", "v1")
-		}
+		saw := f.seen(b)
 		verdict := "equal"
 		if saw != f.counted[b] {
 			verdict = "DIFFERENT"
@@ -100,7 +140,7 @@ func (r *report) mtls(f findings) {
 	rows := []string{"service\tthe client's certificate says\tTLS\tserial\tlogged"}
 	for _, p := range f.peers {
 		identity := p.identity
-		if identity == "" || identity == "-" {
+		if p.anonymous() {
 			identity = "NOTHING"
 		}
 		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%d", p.service, identity, p.tls, short(p.serial), p.count))
