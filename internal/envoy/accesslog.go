@@ -3,6 +3,7 @@ package envoy
 import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -54,5 +55,15 @@ func responseFlags(flags ...string) *accesslogv3.AccessLogFilter {
 // Failed logs what has a response flag: what Envoy could not do as asked.
 func Failed() *accesslogv3.AccessLogFilter { return responseFlags() }
 
-// Refused logs connections that no filter chain took.
-func Refused() *accesslogv3.AccessLogFilter { return responseFlags("NR") }
+// Refused logs connections that no filter chain took, and those whose TLS handshake failed.
+func Refused() *accesslogv3.AccessLogFilter {
+	return AnyOf(responseFlags("NR"), &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
+		ExtensionFilter: &accesslogv3.ExtensionFilter{
+			Name: "envoy.access_loggers.extension_filters.cel",
+			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: Any(&celv3.ExpressionFilter{
+				// The TLS inspector gives a reason for plaintext too, also where plaintext is welcome.
+				Expression: `connection.transport_failure_reason != "" && connection.tls_version != ""`,
+			})},
+		},
+	}})
+}

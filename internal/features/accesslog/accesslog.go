@@ -17,7 +17,7 @@ func Feature() features.Feature {
 	return features.Feature{Name: "accesslog", Inbound: inbound, Chain: chain}
 }
 
-// inbound logs connections that no filter chain took: refused ones, such as plaintext on a Strict port.
+// inbound logs refused connections: plaintext on a Strict port, certificates that are not of the mesh.
 func inbound(l *features.Inbound) {
 	if l.Namespace.AccessLog != v1alpha1.AccessLogNone {
 		l.AccessLog = append(l.AccessLog, envoy.StdoutLog(envoy.Refused(), connection()))
