@@ -26,13 +26,13 @@ func virtualHost(v *features.VirtualHost) {
 	}
 }
 
-// matches returns one match for each of any.
-func matches(any []model.HTTPMatch) []*routev3.RouteMatch {
-	if len(any) == 0 {
+// matches returns one match for each of anyOf; for none, one of every request.
+func matches(anyOf []model.HTTPMatch) []*routev3.RouteMatch {
+	if len(anyOf) == 0 {
 		return []*routev3.RouteMatch{envoy.EveryRequest()}
 	}
-	out := make([]*routev3.RouteMatch, 0, len(any))
-	for _, m := range any {
+	out := make([]*routev3.RouteMatch, 0, len(anyOf))
+	for _, m := range anyOf {
 		headers := make([]*routev3.HeaderMatcher, 0, len(m.Headers))
 		for _, h := range m.Headers {
 			value := envoy.Exact(h.Value)
