@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,10 @@ import (
 // statusDelay gathers what changes together, such as proxies that connect one after the other.
 const statusDelay = 300 * time.Millisecond
 
+// settleTime is how old a Mesh must be before events tell of it: what is applied together with it, such as its
+// Services, arrives a moment later.
+const settleTime = 3 * time.Second
+
 // Status writes the status of every Mesh, and an event when a condition changes.
 type Status struct {
 	World    *World
@@ -46,13 +51,12 @@ type Status struct {
 	Client client.Client
 	Events events.EventRecorder
 
-	// written are the statuses that this process wrote last: the cache may be behind.
-	written map[types.UID]v1alpha1.MeshStatus
+	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
+	written, told map[types.UID]v1alpha1.MeshStatus
 }
 
 // SetupWithManager adds the reconciler to a manager.
 func (s *Status) SetupWithManager(m manager.Manager) error {
-	s.written = map[types.UID]v1alpha1.MeshStatus{}
 	return builder.ControllerManagedBy(m).Named("status").WithOptions(options()).
 		WatchesRawSource(s.World.Changed.Source(statusDelay)).
 		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
@@ -70,17 +74,25 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	reports := snapshot.Meshes()
 	inputs := s.inputs(snapshot, reports, s.Proxies(), issued)
 	var errs []error
-	written := make(map[types.UID]v1alpha1.MeshStatus, len(reports))
+	var again time.Duration
+	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
+		var mesh v1alpha1.Mesh
+		err := s.Cache.Get(ctx, client.ObjectKey{Namespace: report.Namespace, Name: report.Name}, &mesh)
 		uid := types.UID(report.UID)
-		now, err := s.write(ctx, report, status.Of(inputs[i]))
-		if err != nil {
+		if err != nil || mesh.UID != uid || mesh.DeletionTimestamp != nil {
+			errs = append(errs, client.IgnoreNotFound(err))
+			continue // it is gone, or another of that name, which the next snapshot has
+		}
+		if written[uid], err = s.write(ctx, &mesh, report, status.Of(inputs[i])); err != nil {
 			errs = append(errs, err)
 		}
-		written[uid] = now
+		var wait time.Duration
+		told[uid], wait = s.tell(ctx, &mesh, written[uid])
+		again = max(again, wait)
 	}
-	s.written = written
-	return reconcile.Result{}, errors.Join(errs...)
+	s.written, s.told = written, told
+	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
 // inputs gathers what is known of each Mesh.
@@ -118,18 +130,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 }
 
 // write writes a status if it differs from the one before, and returns the one that holds.
-func (s *Status) write(ctx context.Context, report model.MeshReport, next v1alpha1.MeshStatus) (v1alpha1.MeshStatus, error) {
-	key := client.ObjectKey{Namespace: report.Namespace, Name: report.Name}
-	var mesh v1alpha1.Mesh
-	if err := s.Cache.Get(ctx, key, &mesh); err != nil {
-		return v1alpha1.MeshStatus{}, client.IgnoreNotFound(err)
-	}
-	old, ok := s.written[types.UID(report.UID)]
+func (s *Status) write(ctx context.Context, mesh *v1alpha1.Mesh, report model.MeshReport, next v1alpha1.MeshStatus) (v1alpha1.MeshStatus, error) {
+	old, ok := s.written[mesh.UID]
 	if !ok {
 		old = mesh.Status
 	}
-	next, transitions := status.Merge(old, next, metav1.NewTime(time.Now()))
-	if equality.Semantic.DeepEqual(next, mesh.Status) || string(mesh.UID) != report.UID {
+	next, _ = status.Merge(old, next, metav1.NewTime(time.Now()))
+	if equality.Semantic.DeepEqual(next, mesh.Status) {
 		return next, nil
 	}
 	u, err := statusConfiguration(report, next)
@@ -141,12 +148,33 @@ func (s *Status) write(ctx context.Context, report model.MeshReport, next v1alph
 		return old, nil // deleted, or another of that name made, since
 	}
 	if err != nil {
-		return old, fmt.Errorf("write the status of Mesh %s: %w", key, err)
-	}
-	for _, e := range transitions {
-		s.Events.Eventf(&mesh, nil, e.Type, e.Reason, e.Condition, "%s", note(e.Message))
+		return old, fmt.Errorf("write the status of Mesh %s/%s: %w", mesh.Namespace, mesh.Name, err)
 	}
 	return next, nil
+}
+
+// tell records events of what changed since they last told, and returns what they have told of now. Of a Mesh that is too young it
+// tells after the returned time, and of one that ends with its namespace nothing: no event can be made there any more.
+func (s *Status) tell(ctx context.Context, mesh *v1alpha1.Mesh, now v1alpha1.MeshStatus) (v1alpha1.MeshStatus, time.Duration) {
+	before, ok := s.told[mesh.UID]
+	if !ok {
+		before = mesh.Status
+	}
+	if young := settleTime - time.Since(mesh.CreationTimestamp.Time); young > 0 {
+		if !ok {
+			before = v1alpha1.MeshStatus{}
+		}
+		return before, young
+	}
+	var namespace corev1.Namespace
+	if err := s.Cache.Get(ctx, client.ObjectKey{Name: mesh.Namespace}, &namespace); err != nil || namespace.DeletionTimestamp != nil {
+		return before, 0
+	}
+	_, transitions := status.Merge(before, now, metav1.Time{})
+	for _, e := range transitions {
+		s.Events.Eventf(mesh, nil, e.Type, e.Reason, e.Condition, "%s", note(e.Message))
+	}
+	return now, 0
 }
 
 // statusConfiguration is what is applied to the status of the Mesh that was reported on, not to another of its name.

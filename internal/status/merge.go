@@ -1,6 +1,8 @@
 package status
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +22,7 @@ type Event struct {
 // an event for each condition that became False or became so for another reason, for each that recovered, and for Ready.
 func Merge(old, next v1alpha1.MeshStatus, now metav1.Time) (v1alpha1.MeshStatus, []Event) {
 	var events []Event
+	next.Conditions = slices.Clone(next.Conditions)
 	for i := range next.Conditions {
 		c := &next.Conditions[i]
 		c.LastTransitionTime = now

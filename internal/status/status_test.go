@@ -283,6 +283,9 @@ func TestMerge(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			merged, events := Merge(tt.old, tt.next, now)
+			if got := tt.next.Conditions[0].LastTransitionTime; !got.Equal(&before) {
+				t.Errorf("the input was changed to %v", got)
+			}
 			if got := merged.Conditions[0].LastTransitionTime; !got.Equal(&tt.time) {
 				t.Errorf("transition at %v, want %v", got, tt.time)
 			}

@@ -34,6 +34,7 @@ func TestMesh(t *testing.T) {
 		{"life of a namespace", testLife},
 		{"rejection", testRejection},
 		{"conflict", testConflict},
+		{"service that comes and goes", testService},
 		{"object of a person", testForeignObject},
 		{"tokens", testTokens},
 		{"replacement", func(t *testing.T, w *world) { testReplacement(t, w, op) }},
@@ -208,6 +209,33 @@ func testRejection(t *testing.T, w *world) {
 	w.condition("guilty", "guilty", v1alpha1.ConditionReady, metav1.ConditionFalse, "RejectedByProxy", message)
 	w.condition("bystander", "bystander", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "all proxies hold generation 1")
 	w.event("guilty", "Mesh", "guilty", "RejectedByProxy", "weights are wrong")
+}
+
+// testService: a Mesh names a Service that is not there yet, then is, and then is not any more; no other Mesh is disturbed.
+func testService(t *testing.T, w *world) {
+	for _, ns := range []string{"refs", "refs-bystander"} {
+		w.namespace(ns)
+	}
+	w.create(mesh("refs-bystander", "refs-bystander", v1alpha1.MeshSpec{}),
+		mesh("refs", "refs", v1alpha1.MeshSpec{Services: []v1alpha1.ServiceSpec{{Name: "reviews"}}}))
+	missing := "spec.services[0].name: namespace refs has no Service reviews; create it, or remove or correct this entry"
+	unresolved := func() {
+		t.Helper()
+		w.condition("refs", "refs", v1alpha1.ConditionResolvedRefs, metav1.ConditionFalse, "ServiceNotFound", missing)
+		w.condition("refs", "refs", v1alpha1.ConditionReady, metav1.ConditionFalse, "ServiceNotFound", missing)
+	}
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "refs", Name: "reviews"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "reviews"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	unresolved()
+	w.event("refs", "Mesh", "refs", "ServiceNotFound", "reviews")
+	w.create(service)
+	w.condition("refs", "refs", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
+	w.event("refs", "Mesh", "refs", "Resolved", "everything that it names exists")
+	w.delete(service)
+	unresolved()
+	w.condition("refs-bystander", "refs-bystander", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
 }
 
 // testConflict: of two Meshes that claim the same, the newer says so and the older is undisturbed.

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -134,6 +135,45 @@ func TestIssuers(t *testing.T) {
 	w.eventually("the mesh's own root is not made, or gone", func() error {
 		return w.gone(&certmanagerv1.Certificate{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.RootCertificate}})
 	})
+	testIssuerBreaks(t, w, root)
+}
+
+// testIssuerBreaks: an issuer that is gone disturbs nobody: pods are injected, and old and new proxies have certificates.
+func testIssuerBreaks(t *testing.T, w *world, root *v1alpha1.Mesh) {
+	const ns = "undisturbed"
+	w.namespace(ns)
+	w.create(mesh(ns, ns, v1alpha1.MeshSpec{}))
+	start := func(name string) *proxy {
+		t.Helper()
+		p := pod(ns, name)
+		w.create(p)
+		w.run(p)
+		if !hasSidecar(p) {
+			t.Errorf("pod %s was not injected", name)
+		}
+		envoy := w.connect(t, p)
+		w.eventually("the certificate of "+name, func() error {
+			if errors.Is(envoy.failure(), errGoesOn) {
+				_, err := envoy.certificate()
+				return err
+			}
+			envoy = w.connect(t, p) // the control plane did not know the pod yet
+			return errors.New("it was refused at first")
+		})
+		return envoy
+	}
+	before := start("before")
+	signs := w.issuedBy("Issuer tulle-system/good")
+	until := signs[strings.LastIndex(signs, " ")+1:]
+	w.update(root, func() { root.Spec.MeshWide.Trust.IssuerRef.Name = "gone" })
+	w.condition(ns, ns, v1alpha1.ConditionIssued, metav1.ConditionFalse, "IssuerNotFound",
+		"Issuer tulle-system/gone does not exist: create it or correct spec.meshWide.trust.issuerRef of the root Mesh; "+
+			"certificates are signed with the intermediate CA issued before, until "+until)
+	start("after")
+	if err := before.failure(); !errors.Is(err, errGoesOn) {
+		t.Errorf("a stream ended: %v", err)
+	}
+	w.condition(ns, ns, v1alpha1.ConditionProgrammed, metav1.ConditionTrue, "Programmed", "all 2 proxies hold generation 1")
 }
 
 func caIssuer(name, secret string) *certmanagerv1.Issuer {
