@@ -98,10 +98,10 @@ lint: ## Run golangci-lint, which also holds the import rules.
 $(LAB):
 	@go -C test/lab build -o $(CURDIR)/$(LAB) .
 
-STAGES := check unit test-envoy test-integration test-e2e
+STAGES := check unit test-envoy test-integration test-lab test-e2e
 
 .PHONY: test
-test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, a real cluster.
+test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, the lab, a real cluster.
 	@began=$$(date +%s); summary=""; \
 	for stage in $(STAGES); do \
 	  printf '\n=== %s\n' "$$stage"; start=$$(date +%s); \
