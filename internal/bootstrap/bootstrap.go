@@ -26,6 +26,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tulle-mesh/tulle/internal/envoy"
 )
 
 // Names of the two static clusters.
@@ -149,18 +151,8 @@ func dynamicResources() *adminv3.Bootstrap_DynamicResources {
 				},
 			}}},
 		},
-		LdsConfig: ads(),
-		CdsConfig: ads(),
-	}
-}
-
-// ads is the stream as a source, waited for without a limit: a proxy that started without its configuration would be
-// one without rules.
-func ads() *corev3.ConfigSource {
-	return &corev3.ConfigSource{
-		ResourceApiVersion:    corev3.ApiVersion_V3,
-		InitialFetchTimeout:   durationpb.New(0),
-		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		LdsConfig: envoy.ADS(),
+		CdsConfig: envoy.ADS(),
 	}
 }
 
@@ -176,7 +168,7 @@ func controlPlane(o Options) *clusterv3.Cluster {
 		LoadAssignment:       assignment(ControlPlaneCluster, socket(o.ControlPlaneHost, o.ControlPlanePort)),
 		TransportSocket: &corev3.TransportSocket{
 			Name: "envoy.transport_sockets.tls",
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&tlsv3.UpstreamTlsContext{
+			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: envoy.Any(&tlsv3.UpstreamTlsContext{
 				Sni: o.ControlPlaneHost,
 				CommonTlsContext: &tlsv3.CommonTlsContext{
 					AlpnProtocols: []string{"h2"},
@@ -192,7 +184,7 @@ func controlPlane(o Options) *clusterv3.Cluster {
 			})},
 		},
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{
-			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": mustAny(controlPlaneProtocol(o)),
+			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": envoy.Any(controlPlaneProtocol(o)),
 		},
 	}
 }
@@ -268,9 +260,7 @@ func fileSecret(name, dir, document string) *tlsv3.SdsSecretConfig {
 
 func assignment(cluster string, address *corev3.Address) *endpointv3.ClusterLoadAssignment {
 	return &endpointv3.ClusterLoadAssignment{ClusterName: cluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-		LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-			Endpoint: &endpointv3.Endpoint{Address: address},
-		}}},
+		LbEndpoints: []*endpointv3.LbEndpoint{envoy.Endpoint(address)},
 	}}}
 }
 
@@ -289,20 +279,11 @@ func file(path string) *corev3.DataSource {
 }
 
 func filter(name string, config proto.Message) *hcmv3.HttpFilter {
-	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(config)}}
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: envoy.Any(config)}}
 }
 
 func extension(name string, config proto.Message) *corev3.TypedExtensionConfig {
-	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: mustAny(config)}
-}
-
-// mustAny packs a message of a generated type, which can't fail.
-func mustAny(m proto.Message) *anypb.Any {
-	a, err := anypb.New(m)
-	if err != nil {
-		panic(err)
-	}
-	return a
+	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: envoy.Any(config)}
 }
 
 // compact marshals to one line; protojson's own spacing varies from build to build on purpose.
