@@ -136,8 +136,8 @@ func TestSettingsOfTheLab(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "kubectl"), []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	got, err := shellSettings(t.Context(), "export KUBECONFIG='/a b'\nexport TULLE_ENVOY_IMAGE=tulle.dev/envoy:1\nexport PATH='"+folder+"':\"$PATH\"\n")
-	want := labSettings{kubeconfig: "/a b", envoyImage: "tulle.dev/envoy:1", kubectl: filepath.Join(folder, "kubectl")}
+	got, err := shellSettings(t.Context(), "export KUBECONFIG='/a b'\nexport KUBECACHEDIR=/c\nexport TULLE_ENVOY_IMAGE=tulle.dev/envoy:1\nexport PATH='"+folder+"':\"$PATH\"\n")
+	want := labSettings{kubeconfig: "/a b", cache: "/c", envoyImage: "tulle.dev/envoy:1", kubectl: filepath.Join(folder, "kubectl")}
 	if err != nil || got != want {
 		t.Errorf("got %+v %v, want %+v", got, err, want)
 	}

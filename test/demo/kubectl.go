@@ -17,6 +17,8 @@ import (
 type kubectl struct {
 	program    string
 	kubeconfig string
+	// cache is where kubectl keeps what it learned of the cluster; empty: in the user's home.
+	cache string
 }
 
 // run returns what kubectl printed. An error has what it complained about.
@@ -28,6 +30,9 @@ func (k kubectl) run(ctx context.Context, args ...string) (string, error) {
 func (k kubectl) runWith(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, k.program, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.kubeconfig)
+	if k.cache != "" {
+		cmd.Env = append(cmd.Env, "KUBECACHEDIR="+k.cache)
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	err := cmd.Run()

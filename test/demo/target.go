@@ -62,25 +62,25 @@ func (l *lab) start(ctx context.Context) (kubectl, error) {
 		return kubectl{}, err
 	}
 	l.envoyImage = settings.envoyImage
-	return kubectl{program: settings.kubectl, kubeconfig: settings.kubeconfig}, nil
+	return kubectl{program: settings.kubectl, kubeconfig: settings.kubeconfig, cache: settings.cache}, nil
 }
 
 // labSettings are what the demo needs of the lab's environment.
-type labSettings struct{ kubeconfig, envoyImage, kubectl string }
+type labSettings struct{ kubeconfig, cache, envoyImage, kubectl string }
 
 // shellSettings reads what `lab env` prints: shell lines. A shell reads those best.
 func shellSettings(ctx context.Context, lines string) (labSettings, error) {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-euc", lines+`
-printf '%s\n' "$KUBECONFIG" "$TULLE_ENVOY_IMAGE" "$(command -v kubectl)"`)
+printf '%s\n' "$KUBECONFIG" "$KUBECACHEDIR" "$TULLE_ENVOY_IMAGE" "$(command -v kubectl)"`)
 	output, err := cmd.CombinedOutput()
 	if err != nil {
 		return labSettings{}, fmt.Errorf("lab env: %w: %s", err, output)
 	}
 	values := strings.Split(strings.TrimSpace(string(output)), "\n")
-	if len(values) != 3 || values[2] == "" {
-		return labSettings{}, fmt.Errorf("lab env sets no KUBECONFIG, TULLE_ENVOY_IMAGE or kubectl: %s", lines)
+	if len(values) != 4 || values[3] == "" {
+		return labSettings{}, fmt.Errorf("lab env sets no KUBECONFIG, KUBECACHEDIR, TULLE_ENVOY_IMAGE or kubectl: %s", lines)
 	}
-	return labSettings{kubeconfig: values[0], envoyImage: values[1], kubectl: values[2]}, nil
+	return labSettings{kubeconfig: values[0], cache: values[1], envoyImage: values[2], kubectl: values[3]}, nil
 }
 
 // run runs a command of the lab; what it says is what the running step is doing.

@@ -69,8 +69,11 @@ func Environment(dir Dir) ([]string, error) {
 		return nil, err
 	}
 	export := func(name, value string) string { return "export " + name + "=" + quote(value) }
+	paths := plan.Paths{State: string(dir)}
 	lines := []string{
-		export("KUBECONFIG", plan.Paths{State: string(dir)}.Kubeconfig()),
+		export("KUBECONFIG", paths.Kubeconfig()),
+		// What kubectl remembers of a lab must not outlive it.
+		export("KUBECACHEDIR", paths.KubectlCache()),
 		export("KUBEBUILDER_ASSETS", state.Components["apiserver"]),
 		export("TULLE_CERTMANAGER", state.Components["certmanager"]),
 		export("TULLE_ENVOY_IMAGE", EnvoyImage),

@@ -101,8 +101,9 @@ type kubectl struct {
 func (k kubectl) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, k.program, args...)
 	// Nothing of it belongs into the user's home.
+	paths := plan.Paths{State: string(k.dir)}
 	cmd.Env = append(os.Environ(),
-		"KUBECONFIG="+plan.Paths{State: string(k.dir)}.Kubeconfig(), "HOME="+k.dir.file("home"), "KUBECACHEDIR="+k.dir.file("home"))
+		"KUBECONFIG="+paths.Kubeconfig(), "HOME="+k.dir.file("home"), "KUBECACHEDIR="+paths.KubectlCache())
 	cmd.Stdin = bytes.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -59,6 +59,9 @@ func (p Paths) Kubeconfig() string { return filepath.Join(p.State, "kubeconfig")
 // InnerKubeconfig is the administrator's kubeconfig for use inside.
 func (p Paths) InnerKubeconfig() string { return filepath.Join(p.PKI(), "admin.kubeconfig") }
 
+// KubectlCache is where kubectl keeps what it learned of the cluster, which ends with the lab.
+func (p Paths) KubectlCache() string { return filepath.Join(p.State, "home") }
+
 func (p Paths) pki(name string) string  { return filepath.Join(p.PKI(), name) }
 func (p Paths) conf(name string) string { return filepath.Join(p.Conf(), name) }
 func (p Paths) data(name string) string { return filepath.Join(p.Data(), name) }
@@ -71,6 +74,7 @@ func APIServer() string { return fmt.Sprintf("127.0.0.1:%d", apiPort) }
 func InnerEnvironment(paths Paths) []string {
 	return []string{
 		"KUBECONFIG=" + paths.InnerKubeconfig(),
+		"KUBECACHEDIR=" + paths.KubectlCache(),
 		"CONTAINERD_ADDRESS=" + ContainerdSocket,
 		"CONTAINERD_NAMESPACE=k8s.io",
 	}
