@@ -98,7 +98,7 @@ lint: ## Run golangci-lint, which also holds the import rules.
 $(LAB):
 	@go -C test/lab build -o $(CURDIR)/$(LAB) .
 
-STAGES := check unit test-envoy test-integration test-lab test-e2e
+STAGES := check unit test-envoy test-integration test-lab test-demo test-e2e
 
 .PHONY: test
 test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, the lab, a real cluster.
@@ -139,6 +139,13 @@ test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs
 	  go run ./test/demo install; eval "$$($(LAB) env)"; \
 	fi; \
 	go test -count=1 -parallel 4 -timeout 15m ./test/e2e/...
+
+.PHONY: test-demo
+test-demo: $(LAB) ## The demo on a cluster of which it knows KUBECONFIG and a registry only; the lab plays that cluster (needs root).
+	@TULLE_STATE="$$(mktemp -d)"; export TULLE_STATE; trap '$(LAB) down; rm -rf "$$TULLE_STATE"' EXIT; \
+	$(LAB) up; \
+	$(LAB) load "$$($(LAB) image envoy --name docker.io/envoyproxy/envoy:distroless-v1.40.0)"; \
+	$(LAB) exec -- go test -tags lab -count=1 -timeout 10m -v -run TestGivenCluster ./test/demo
 
 .PHONY: bench
 bench: ## Measure the control plane's parts.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,7 @@ func imageCommand() *cobra.Command {
 		Use:   "image",
 		Short: "Make container images from files, and push them to a registry",
 	}
-	cmd.AddCommand(imageBuildCommand(), imageEnvoyCommand(), imagePushCommand())
+	cmd.AddCommand(imageBuildCommand(), imageEnvoyCommand(), imagePushCommand(), imageServeCommand())
 	return cmd
 }
 
@@ -120,6 +121,26 @@ are those of docker's configuration.`,
 			return nil
 		},
 	}
+}
+
+func imageServeCommand() *cobra.Command {
+	var listen string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve an empty registry, in memory, until it is stopped; print its address",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var config net.ListenConfig
+			listener, err := config.Listen(cmd.Context(), "tcp", listen)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), listener.Addr())
+			return image.Serve(cmd.Context(), listener)
+		},
+	}
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "address to serve at; port 0 takes a free one")
+	return cmd
 }
 
 // saveImage writes the archive, into the cache unless out is given, and prints
