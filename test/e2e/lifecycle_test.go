@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -88,6 +89,11 @@ func TestDeletionOfTheMesh(t *testing.T) {
 	c.wait("condition=Ready", "mesh/mesh")
 	c.during("50", func() {
 		c.kubectl("delete", "mesh", "mesh", "--timeout="+patience.String())
+		// A pod of the next moment may still get a proxy, which works like the others.
+		c.eventually("the namespace to be enrolled no more", func() bool {
+			return !strings.Contains(c.kubectl("get", "mutatingwebhookconfiguration", "tulle", "-o", "jsonpath={.webhooks[*].namespaceSelector}"),
+				fmt.Sprintf("%q", c.namespace))
+		})
 		c.kubectl("rollout", "restart", "deployment/details")
 		c.rollout("details")
 	}).wantNoFailure(t)
