@@ -112,6 +112,7 @@ func (d *demo) removeFrom(ctx context.Context) (string, error) {
 		if !owned {
 			continue
 		}
+		d.console.set("removing " + namespace)
 		if err := d.removeNamespace(ctx, namespace); err != nil {
 			return "", err
 		}
