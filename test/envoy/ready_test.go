@@ -40,7 +40,7 @@ func TestReadyMeansConfigured(t *testing.T) {
 		inbound.hide()
 		w.StartControlPlaneUnsynced()
 		for _, name := range []string{"client", "reviews-v1"} {
-			w.AwaitPending(name, resource.Ref{Type: resource.Listener, Name: "inbound"}, resource.Ref{Type: resource.Listener, Name: "stats"})
+			w.AwaitPending(name, resource.Ref{Type: resource.Listener, Name: "stats"})
 		}
 		for _, p := range pods {
 			if state := ownState(t, p); state != "LIVE" {
