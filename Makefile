@@ -117,13 +117,14 @@ unit: ## Unit, golden, script and property tests, with the race detector.
 	go test -race $$(go list ./... | grep -vE '/$(NEEDS_MORE)(/|$$)')
 	go -C test/lab test ./...
 
+# Of what may run in parallel, five at a time: each Envoy takes four inotify instances, of which Linux lets a user have 128.
 .PHONY: test-envoy
 test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in network namespaces (needs root).
 	$(LAB) build envoy
 	TULLE_ENVOY_1_40="$$($(LAB) path envoy-1.40.0)/envoy" \
 	TULLE_ENVOY_1_39="$$($(LAB) path envoy-1.39.3)/envoy" \
 	TULLE_ENVOY_1_38="$$($(LAB) path envoy-1.38.3)/envoy" \
-	go test -count=1 -timeout 30m ./test/envoy/...
+	go test -count=1 -parallel 5 -timeout 30m ./test/envoy/...
 
 .PHONY: test-integration
 test-integration: $(LAB) ## Controllers and webhooks against a real API server, etcd and cert-manager.

@@ -35,7 +35,7 @@ func (c compilation) listener(ref resource.Ref) (*resource.Resource, error) {
 	case probesListener:
 		return seal(ref, c.probes(w), resource.Resource{Needs: localClusters(w)})
 	case statsListener:
-		return seal(ref, c.stats(w), resource.Resource{Needs: beforeReady(w)})
+		return seal(ref, c.stats(w), resource.Resource{Needs: beforeReady(w), Last: true})
 	default:
 		return nil, nil
 	}

@@ -91,6 +91,9 @@ type Resource struct {
 	// Warms are the resources that Envoy asks for by name once it has this one (endpoints, secrets, route
 	// configurations). This one is usable when the proxy has acknowledged it and them.
 	Warms []Ref
+	// Last says that this one stands for all that it needs: it is sent only once the proxy holds all of it. Elsewhere, what the
+	// proxy refuses and what there is not counts as usable, so that it holds nobody back.
+	Last bool
 	// Origins are the objects it was made from.
 	Origins []Origin
 }

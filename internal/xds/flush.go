@@ -73,11 +73,20 @@ func (s *session) due(e *entry) bool {
 // ready says whether all that a resource needs is usable at the proxy.
 func (s *session) ready(e *entry) bool {
 	for _, ref := range e.cur.Needs {
-		if !s.usable(ref) {
+		if !s.usable(ref) || e.cur.Last && !s.complete(ref) {
 			return false
 		}
 	}
 	return true
+}
+
+// complete says whether a usable resource is one of the view's that Envoy took, with all that it asked for because of it.
+func (s *session) complete(ref resource.Ref) bool {
+	e := s.entries[ref]
+	if e == nil || e.cur == nil || e.rejection != nil {
+		return false
+	}
+	return !slices.ContainsFunc(e.cur.Warms, func(ref resource.Ref) bool { return s.entries[ref].rejection != nil })
 }
 
 // usable says whether Envoy works with the view's version of a resource. What it refused, and what the view does not

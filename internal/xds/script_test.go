@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 
 // player plays a script:
 //
-//	view                      lines: <type> <name> <version> [needs=<type>:<name>,…] [warms=…] [from=<kind>/<ns>/<name>]
+//	view                      lines: <type> <name> <version> [needs=<type>:<name>,…] [warms=…] [last=true] [from=<kind>/<ns>/<name>]
 //	                          or - <type> <name>; all else stays as it was
 //	connect                   a new stream, of a proxy that holds what its requests announce
 //	request <type>            lines: +<name> -<name> =<name>@<version> (announced)
@@ -241,6 +241,8 @@ func (v *testView) with(input string) (*testView, []resource.Ref) {
 				r.Needs = scriptRefs(value)
 			case "warms":
 				r.Warms = scriptRefs(value)
+			case "last":
+				r.Last = value == "true"
 			case "from":
 				from := strings.Split(value, "/")
 				r.Origins = []resource.Origin{{Kind: from[0], Namespace: from[1], Name: from[2]}}

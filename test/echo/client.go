@@ -105,8 +105,9 @@ func (c *Client) Call(ctx context.Context, p Protocol, r Request) (*Response, er
 }
 
 func (c *Client) callHTTP(ctx context.Context, transport *http.Transport, r Request) (*Response, error) {
+	// A connection that turns out to be of no use before anything was written to it does not count.
 	var attempts atomic.Int32
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { attempts.Add(1) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { attempts.Add(1) }})
 	method := r.Method
 	if method == "" {
 		method = http.MethodGet

@@ -33,6 +33,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	counts map[Protocol]int
+	conns  int                    // accepted
 	open   map[io.Closer]struct{} // listeners, and connections that http does not own
 }
 
@@ -57,7 +58,7 @@ func Start(c Config, listen ListenFunc) (*Server, error) {
 				return nil, errors.Join(fmt.Errorf("backend %s: %w", c.Name, err), s.Close())
 			}
 			s.track(l)
-			s.wg.Go(func() { group.serve(l) })
+			s.wg.Go(func() { group.serve(counted{l, s}) })
 		}
 	}
 	return s, nil
@@ -93,6 +94,29 @@ func (s *Server) Count() int {
 		n += c
 	}
 	return n
+}
+
+// Connections returns the number of connections that were opened to it, whether something was said on them or not.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns
+}
+
+// counted is a listener that counts what it accepts.
+type counted struct {
+	net.Listener
+	s *Server
+}
+
+func (l counted) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.s.mu.Lock()
+		l.s.conns++
+		l.s.mu.Unlock()
+	}
+	return c, err
 }
 
 func (s *Server) count(p Protocol) {

@@ -27,16 +27,22 @@ const (
 	certificateLifetime = time.Hour
 )
 
+// WithCertificateLifetime makes the mesh's certificates live that long instead of an hour. They are renewed after two thirds of it.
+func WithCertificateLifetime(d time.Duration) Option {
+	return func(o *options) { o.certificateLifetime = d }
+}
+
 // authority is a certificate authority: the mesh's, the control plane's, or a stranger's.
 type authority struct {
-	cert *x509.Certificate
-	key  crypto.Signer
+	cert     *x509.Certificate
+	key      crypto.Signer
+	lifetime time.Duration // of what it signs
 
 	mu         sync.Mutex
 	identities map[string]string // SPIFFE IDs to use instead of the true one, by namespace/pod
 }
 
-func newAuthority(name string) (*authority, error) {
+func newAuthority(name string, lifetime time.Duration) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -51,7 +57,7 @@ func newAuthority(name string) (*authority, error) {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
-	return &authority{cert: cert, key: key, identities: map[string]string{}}, err
+	return &authority{cert: cert, key: key, lifetime: lifetime, identities: map[string]string{}}, err
 }
 
 // bundle is the PEM that trusts this authority.
@@ -69,7 +75,7 @@ func (a *authority) issue(spiffeID, dnsName string) (tls.Certificate, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(certificateLifetime),
+		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -122,7 +128,7 @@ func (a *authority) Certificate(_ context.Context, p *resource.Proxy) (*resource
 		CertificateChain: inline(encode("CERTIFICATE", cert.Certificate[0])),
 		PrivateKey:       inline(encode("PRIVATE KEY", key)),
 	}}}, resource.Resource{})
-	return sealed, time.Now().Add(certificateLifetime * 2 / 3), err
+	return sealed, time.Now().Add(a.lifetime * 2 / 3), err
 }
 
 func inline(b []byte) *corev3.DataSource {

@@ -136,18 +136,43 @@ func (p *Pod) ip(is func(netip.Addr) bool) netip.Addr {
 // RestartProxy replaces the pod's Envoy by a fresh one, which has asked for nothing yet.
 func (p *Pod) RestartProxy() {
 	p.w.t.Helper()
-	p.w.check(p.proxy.stop())
-	p.w.check(p.startProxy())
+	p.RestartProxyUnready()
 	p.w.check(p.waitReady())
 	p.w.check(p.w.waitSynced())
+}
+
+// RestartProxyUnready is RestartProxy that does not wait until the fresh Envoy is ready.
+func (p *Pod) RestartProxyUnready() {
+	p.w.t.Helper()
+	p.w.check(p.proxy.stop())
+	p.w.check(p.startProxy())
 }
 
 // ForgetAndRestartProxy is RestartProxy as the first pod of a workload of its own, of which the control plane has learned
 // nothing yet: what the proxy holds afterwards is what it asked for itself.
 func (p *Pod) ForgetAndRestartProxy() {
 	p.w.t.Helper()
-	p.w.owners.Store(p.name(), fmt.Sprintf("%s-%d", p.name(), p.w.writes))
-	p.RestartProxy()
+	p.w.ForgetAndRestartProxies(p)
+}
+
+// ForgetAndRestartProxies is ForgetAndRestartProxy of several pods at the same time.
+func (w *World) ForgetAndRestartProxies(pods ...*Pod) {
+	w.t.Helper()
+	for _, p := range pods {
+		w.owners.Store(p.name(), fmt.Sprintf("%s-%d", p.name(), w.writes))
+		p.RestartProxyUnready()
+	}
+	w.check(inParallel(pods, (*Pod).waitReady))
+	w.check(w.waitSynced())
+}
+
+// Ready returns the status that the kubelet's startup probe of the proxy gets; 0 when nobody answers.
+func (p *Pod) Ready() int {
+	status, err := p.proxy.ready()
+	if err != nil {
+		return 0
+	}
+	return status
 }
 
 // Dial opens a connection from the pod.
@@ -199,6 +224,15 @@ func (p *Pod) Count() int {
 	n := 0
 	for _, b := range p.backends {
 		n += b.Count()
+	}
+	return n
+}
+
+// Connections returns the number of connections that were opened to the pod's backends, also by whom they never answered.
+func (p *Pod) Connections() int {
+	n := 0
+	for _, b := range p.backends {
+		n += b.Connections()
 	}
 	return n
 }

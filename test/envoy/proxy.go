@@ -40,18 +40,18 @@ const (
 type proxy struct {
 	name    string
 	ns      *netns.NS
-	node    *netns.NS  // where the kubelet's probes come from
 	address netip.Addr // of the pod
 	dir     string
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when the process has ended
 	admin   *http.Client
+	probe   *http.Client // the kubelet's
 }
 
 // proxyOptions say how to start a proxy.
 type proxyOptions struct {
-	name      string // namespace/pod
-	node      *netns.NS
+	name      string    // namespace/pod
+	node      *netns.NS // where the kubelet's probes come from
 	address   netip.Addr
 	binary    string
 	dir       string // an empty directory of its own
@@ -74,7 +74,8 @@ func startProxy(ns *netns.NS, o proxyOptions) (*proxy, error) {
 	if err := writeCredentials(credentials, o); err != nil {
 		return nil, err
 	}
-	p := &proxy{name: o.name, ns: ns, node: o.node, address: o.address, dir: o.dir, done: make(chan struct{})}
+	p := &proxy{name: o.name, ns: ns, address: o.address, dir: o.dir, done: make(chan struct{})}
+	p.probe = &http.Client{Timeout: time.Second, Transport: &http.Transport{DialContext: o.node.DialContext, DisableKeepAlives: true}}
 	socket := filepath.Join(o.dir, "admin.sock")
 	p.admin = &http.Client{Timeout: readyTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -164,10 +165,17 @@ func (p *proxy) stop() error {
 	return err
 }
 
-// waitReady asks the proxy's own readiness, as the kubelet's startup probe does.
+// ready asks the proxy's own readiness, as the kubelet's startup probe does, and returns the status of the answer.
+func (p *proxy) ready() (int, error) {
+	resp, err := p.probe.Get(fmt.Sprintf("http://%s/ready", netip.AddrPortFrom(p.address, sidecar.StatsPort)))
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+// waitReady asks until the proxy is ready.
 func (p *proxy) waitReady() error {
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DialContext: p.node.DialContext, DisableKeepAlives: true}}
-	target := fmt.Sprintf("http://%s/ready", netip.AddrPortFrom(p.address, sidecar.StatsPort))
 	var last error
 	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
 		select {
@@ -175,16 +183,15 @@ func (p *proxy) waitReady() error {
 			return fmt.Errorf("Envoy of %s ended: %s\n%s", p.name, p.cmd.ProcessState, p.log())
 		default:
 		}
-		resp, err := client.Get(target)
-		if err != nil {
+		status, err := p.ready()
+		switch {
+		case err != nil:
 			last = err
-			continue
-		}
-		resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
+		case status == http.StatusOK:
 			return nil
+		default:
+			last = errors.New(http.StatusText(status))
 		}
-		last = errors.New(resp.Status)
 	}
 	return fmt.Errorf("Envoy of %s is not ready after %s: %w\n%s", p.name, readyTimeout, last, p.log())
 }

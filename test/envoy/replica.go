@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -155,12 +156,18 @@ func (w *World) StopControlPlane() {
 // when every proxy has come to it.
 func (w *World) StartControlPlane() {
 	w.t.Helper()
+	w.StartControlPlaneUnsynced()
+	w.check(w.waitSynced())
+}
+
+// StartControlPlaneUnsynced is StartControlPlane that does not wait for the proxies.
+func (w *World) StartControlPlaneUnsynced() {
+	w.t.Helper()
 	r, err := w.newReplica()
 	w.check(err)
 	w.feed(r)
 	w.check(r.start(w))
 	w.replica = r
-	w.check(w.waitSynced())
 }
 
 // ReplaceControlPlane starts a new control plane and ends the old one, as a rolling update does: at no time is there none
@@ -232,14 +239,41 @@ func (w *World) unsynced() []string {
 // Rejections returns what the proxy of a pod has refused.
 func (w *World) Rejections(pod string) []xds.Rejection {
 	w.t.Helper()
+	s, connected := w.state(pod)
+	if !connected {
+		w.t.Fatalf("the proxy of %s is not connected", pod)
+	}
+	return s.Rejections
+}
+
+// AwaitPending waits until the proxy of a pod is connected and waits for just these resources, of all that the control plane
+// has for it.
+func (w *World) AwaitPending(pod string, want ...resource.Ref) {
+	w.t.Helper()
+	timeout := time.After(syncTimeout)
+	for {
+		s, connected := w.state(pod)
+		if connected && slices.Equal(s.Pending.Refs, want) {
+			return
+		}
+		select {
+		case <-w.replica.server.Changed():
+		case <-timeout:
+			w.t.Fatalf("after %s the proxy of %s (connected: %v) waits for %v, want %v", syncTimeout, pod, connected, s.Pending, want)
+		}
+	}
+}
+
+// state is what the control plane knows of the proxy of a pod.
+func (w *World) state(pod string) (s xds.ProxyState, connected bool) {
+	w.t.Helper()
 	name := w.Pod(pod).name()
 	for _, s := range w.replica.server.Proxies() {
 		if s.Proxy.Namespace+"/"+s.Proxy.Pod == name {
-			return s.Rejections
+			return s, true
 		}
 	}
-	w.t.Fatalf("the proxy of %s is not connected", name)
-	return nil
+	return xds.ProxyState{}, false
 }
 
 // Pretend makes the next certificate of a pod's proxy one for another identity, as if somebody had stolen the pod's place.

@@ -113,9 +113,8 @@ func TestRulesAddedAndRemovedUnderLoad(t *testing.T) {
 	})
 }
 
-func TestWeights(t *testing.T) {
-	w := envoy.Start(t, "testdata/basic.yaml")
-	w.Apply(`
+// weightedRules sends 90 % of the requests to v1 and 10 % to v2.
+const weightedRules = `
 apiVersion: mesh.tulle.dev/v1alpha1
 kind: Mesh
 metadata: {name: mesh, namespace: shop}
@@ -129,16 +128,23 @@ spec:
     routes:
     - name: canary
       to: [{version: v1, weight: 90}, {version: v2, weight: 10}]
-`)
-	const sent = 10_000
-	report := w.Pod("client").Repeat(sent, 8, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}, KeepAlive: true})
-	if report.Failed() > 0 {
-		t.Fatal(report)
-	}
-	if share := 100 * float64(report.By["version v2"]) / sent; math.Abs(share-10) > 2 {
-		t.Errorf("v2 got %.1f %% of %d requests, its weight is 10 %%", share, sent)
-	}
-	if v1, v2 := w.Pod("reviews-v1").Count(), w.Pod("reviews-v2").Count(); v1 != report.By["version v1"] || v2 != report.By["version v2"] || v1+v2 != sent {
-		t.Errorf("the backends counted %d and %d, the client %v", v1, v2, report.By)
-	}
+`
+
+// Weights hold within two points over 10,000 requests.
+func TestWeights(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v))
+		w.Apply(weightedRules)
+		const sent = 10_000
+		report := w.Pod("client").Repeat(sent, 8, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}, KeepAlive: true})
+		if report.Failed() > 0 {
+			t.Fatal(report)
+		}
+		if share := 100 * float64(report.By["version v2"]) / sent; math.Abs(share-10) > 2 {
+			t.Errorf("v2 got %.1f %% of %d requests, its weight is 10 %%", share, sent)
+		}
+		if v1, v2 := w.Pod("reviews-v1").Count(), w.Pod("reviews-v2").Count(); v1 != report.By["version v1"] || v2 != report.By["version v2"] || v1+v2 != sent {
+			t.Errorf("the backends counted %d and %d, the client %v", v1, v2, report.By)
+		}
+	})
 }

@@ -15,7 +15,9 @@ import (
 // Clients open connections that they may need later; Go's do it all the time. When the first request comes after the proxy has given up
 // on detecting the protocol, it still follows the HTTP rules.
 func TestSilentConnectionFollowsRules(t *testing.T) {
+	t.Parallel()
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		t.Parallel()
 		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v))
 		w.Apply(reviewsRules)
 		client := w.Pod("client")

@@ -24,41 +24,51 @@ func (v *changedView) Resource(p *resource.Proxy, ref resource.Ref) (*resource.R
 	return v.change(r, scoped), scoped
 }
 
-// late keeps the endpoints of Services back until they are shown, as a control plane would that has not heard of them.
-type late struct {
-	mu     sync.Mutex
-	shown  bool
-	hidden map[resource.ScopedRef]struct{}
+// withheld are resources that the control plane keeps back, as if it had not heard of what they are made from.
+type withheld struct {
+	// is says which ones.
+	is func(resource.Ref) bool
+
+	mu    sync.Mutex
+	shown bool
+	asked map[resource.ScopedRef]struct{}
 }
 
 // wrap is an envoy.ViewWrapper. A view is immutable: it hides, or does not, for good.
-func (l *late) wrap(v resource.View) resource.View {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.shown {
+func (h *withheld) wrap(v resource.View) resource.View {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.shown {
 		return v
 	}
 	return &changedView{v, func(r *resource.Resource, ref resource.ScopedRef) *resource.Resource {
-		if ref.Type != resource.Endpoints {
+		if !h.is(ref.Ref) {
 			return r
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.hidden == nil {
-			l.hidden = map[resource.ScopedRef]struct{}{}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.asked == nil {
+			h.asked = map[resource.ScopedRef]struct{}{}
 		}
-		l.hidden[ref] = struct{}{}
+		h.asked[ref] = struct{}{}
 		return nil
 	}}
 }
 
-// show returns what was asked for while it was hidden.
-func (l *late) show() []resource.ScopedRef {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.shown = true
+// hide keeps them back from the next view on.
+func (h *withheld) hide() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shown = false
+}
+
+// show ends that, and returns what was asked for in vain.
+func (h *withheld) show() []resource.ScopedRef {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shown = true
 	var refs []resource.ScopedRef
-	for ref := range l.hidden {
+	for ref := range h.asked {
 		refs = append(refs, ref)
 	}
 	return refs

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -46,9 +47,10 @@ type World struct {
 }
 
 type options struct {
-	version   Version
-	moreStats []string
-	view      ViewWrapper
+	version             Version
+	moreStats           []string
+	view                ViewWrapper
+	certificateLifetime time.Duration
 }
 
 // Option changes how a world starts.
@@ -79,7 +81,7 @@ func Start(t testing.TB, file string, opts ...Option) *World {
 
 func newWorld(t testing.TB, opts ...Option) *World {
 	t.Helper()
-	w := &World{t: t, options: options{version: Pinned}, objects: map[ref]client.Object{}, pods: map[ref]*Pod{}}
+	w := &World{t: t, options: options{version: Pinned, certificateLifetime: certificateLifetime}, objects: map[ref]client.Object{}, pods: map[ref]*Pod{}}
 	for _, set := range opts {
 		set(&w.options)
 	}
@@ -96,9 +98,9 @@ func newWorld(t testing.TB, opts ...Option) *World {
 	t.Cleanup(w.close)
 	w.check(w.fabric.AddAddress(controlPlane4))
 	w.check(w.fabric.AddAddress(controlPlane6))
-	w.meshCA, err = newAuthority("mesh")
+	w.meshCA, err = newAuthority("mesh", w.options.certificateLifetime)
 	w.check(err)
-	w.serverCA, err = newAuthority("control plane")
+	w.serverCA, err = newAuthority("control plane", certificateLifetime)
 	w.check(err)
 	w.StartControlPlane()
 	return w

@@ -38,6 +38,8 @@ type proxy struct {
 	asked  map[resource.Ref]bool
 	secret *tlsv3.Secret // its own certificate
 	reject func(name string) string
+	stuck  bool
+	unread []*discoveryv3.DeltaDiscoveryResponse // while it is stuck
 	err    error
 }
 
@@ -99,8 +101,35 @@ func (p *proxy) run() {
 	}
 }
 
+// stick has the proxy neither acknowledge nor reject what it gets, until it is let go.
+func (p *proxy) stick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stuck = true
+}
+
+// letGo has the proxy answer what it got in the meantime, too.
+func (p *proxy) letGo() {
+	p.mu.Lock()
+	unread := p.unread
+	p.stuck, p.unread = false, nil
+	p.mu.Unlock()
+	for _, response := range unread {
+		p.answer(response)
+	}
+}
+
 // answer acknowledges or rejects a response, and asks for what its resources name.
 func (p *proxy) answer(response *discoveryv3.DeltaDiscoveryResponse) {
+	p.mu.Lock()
+	stuck := p.stuck
+	if stuck {
+		p.unread = append(p.unread, response)
+	}
+	p.mu.Unlock()
+	if stuck {
+		return
+	}
 	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: response.GetTypeUrl(), ResponseNonce: response.GetNonce()}
 	var named []resource.Ref
 	for _, r := range response.GetResources() {
