@@ -67,8 +67,10 @@ func primaryFamily(s *service, all map[types.NamespacedName]*endpointSlice) core
 }
 
 func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
-	p, other := b.podAt(e.address), b.serviceAt(e.address)
+	p, other := b.claimant(e.address, s.key.Namespace), b.serviceAt(e.address)
 	switch {
+	case e.special != "":
+		e.stray = "is no address that everybody can reach"
 	case other != nil:
 		e.stray = fmt.Sprintf("is the cluster IP of Service %s/%s", other.key.Namespace, other.key.Name)
 	case p != nil && p.key.Namespace != s.key.Namespace:
@@ -83,8 +85,9 @@ func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
 		e.versions = ns.versionsOf(s, p)
 	default:
 		e.mode = ns.settings.mode
-		// A pod that is not known yet may have a sidecar. A node's address is known by the pods that share it.
-		young := (e.sliceEndpoint.pod || contains(b.wide.podRanges, e.address)) && len(b.podsAt[e.address]) == 0
+		// A pod that is not known yet may have a sidecar. A node's address is known by its Node and the pods that share it.
+		known := len(b.podsAt[e.address])+len(b.nodesAt[e.address]) > 0
+		young := (e.sliceEndpoint.pod || contains(b.wide.podRanges, e.address)) && !known
 		e.open = !young || !ns.settings.node.Meshed
 	}
 	return e
