@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -91,6 +92,10 @@ type Resource struct {
 	// Warms are the resources that Envoy asks for by name once it has this one (endpoints, secrets, route
 	// configurations). This one is usable when the proxy has acknowledged it and them.
 	Warms []Ref
+	// Hold, if not zero, makes it provisional: the answer to an ask about what may become known any moment. It is sent only
+	// to a proxy that has asked for it by name and has waited so long while nothing better came, and it never replaces
+	// what a proxy holds.
+	Hold time.Duration
 	// Origins are the objects it was made from.
 	Origins []Origin
 }
