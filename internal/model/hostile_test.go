@@ -312,6 +312,42 @@ spec: {clusterIP: 10.96.66.1, selector: {app: web}, ports: [{port: 80}]}
 	}
 }
 
+// Which of two pods is older is no more than an order. What a Service's own pods report counts for its endpoints, and for what
+// is expected of them, even if a pod of another namespace was there first; one that is terminating gives way.
+func TestEndpointsAreOfTheOwnNamespace(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		terminating bool
+		want        int
+	}{"live": {false, 2}, "terminating": {true, 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects := withSlices(readManifests(t, "testdata/victims.yaml"))
+			b := NewBuilder(testConfig())
+			for _, o := range objects {
+				b.Set(o)
+			}
+			if test.terminating {
+				pod := find[*corev1.Pod](t, objects, "web-1")
+				pod.DeletionTimestamp = new(metav1.Unix(9, 0))
+				b.Set(pod)
+			}
+			older := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "evil", Name: "older", CreationTimestamp: metav1.Unix(1, 0)}}
+			older.Status.PodIP = "10.244.1.1"
+			b.Set(older)
+			r := b.Snapshot().Reader()
+			web := ServiceKey{Namespace: "shop", Name: "web"}
+			list := r.Endpoints(web).Ports[80]
+			if len(list) != test.want || slices.ContainsFunc(list, func(e Endpoint) bool { return !e.Proxied || e.Plaintext }) {
+				t.Errorf("endpoints %+v", list)
+			}
+			if ids := r.Service(web).Identities; !slices.Equal(ids, []string{"spiffe://cluster.local/ns/shop/sa/web"}) {
+				t.Errorf("expected identities %v", ids)
+			}
+		})
+	}
+}
+
 // What a pod's owner writes into its annotations is bounded, and is about that pod only.
 func TestAnnotationsByHand(t *testing.T) {
 	t.Parallel()
