@@ -148,9 +148,9 @@ func (p *pod) replaces(o *pod) bool {
 // claimant returns the pod that an endpoint of a namespace's Services stands for: one of the namespace itself rather than
 // one of another, so that nobody takes a Service's pods from it by reporting their addresses.
 func (b *Builder) claimant(a netip.Addr, namespace string) *pod {
-	own, any := b.podOf(a, namespace), b.podAt(a)
-	if own == nil || any != nil && own.terminating && !any.terminating {
-		return any
+	own, holder := b.podOf(a, namespace), b.podAt(a)
+	if own == nil || holder != nil && own.terminating && !holder.terminating {
+		return holder
 	}
 	return own
 }
