@@ -61,7 +61,7 @@ func TestDeclarationsOfOneNamespace(t *testing.T) {
 	for i := range 8 {
 		w.Delete("Service", fmt.Sprintf("b/b%d", i))
 	}
-	w.Apply(declared(0))
+	w.Apply(declared(1))
 
 	for i, p := range pods {
 		if after := p.Stats(listenerChanges + "|" + listenerDrains); len(after) == 0 || fmt.Sprint(after) != fmt.Sprint(before[i]) {
