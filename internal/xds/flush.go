@@ -146,6 +146,7 @@ func (s *session) send(t resource.Type, due []*entry) *response {
 		}
 		e.flight = append(e.flight, e.cur)
 		e.answer, e.asked, e.ripe, e.group = false, false, false, 0
+		delete(s.waiting, e)
 	}
 	return r
 }

@@ -39,6 +39,8 @@ type session struct {
 	rejected map[*entry]struct{}
 	// waiting are the entries whose answer is provisional, and since when it is held back.
 	waiting map[*entry]time.Time
+	// ripeAt is when the first of them may be due; zero: none is.
+	ripeAt time.Time
 	// sent are the unacknowledged responses by nonce.
 	sent        map[string]*response
 	learned     map[string]struct{}
