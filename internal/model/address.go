@@ -146,7 +146,7 @@ func (p *pod) replaces(o *pod) bool {
 }
 
 // claimant returns the pod that an endpoint of a namespace's Services stands for: one of the namespace itself rather than
-// one of another, so that nobody takes a Service's pods from it by reporting their addresses.
+// one of another, so that nobody takes a Service's pods from it by reporting their addresses (see backend.contested).
 func (b *Builder) claimant(a netip.Addr, namespace string) *pod {
 	own, holder := b.podOf(a, namespace), b.podAt(a)
 	if own == nil || holder != nil && own.terminating && !holder.terminating {

@@ -23,6 +23,9 @@ type backend struct {
 	workload *Workload
 	versions []string
 	stray    string // not empty: why the address can't be this Service's
+	// contested is true when a pod of another namespace has the address that the pod reports: whoever is there has to prove by
+	// its certificate that it is the Service's.
+	contested bool
 	// modes are those of the pod's ports; open is true when it may be called in plaintext on ports that are not Strict.
 	mode func(port uint16) v1alpha1.MTLSMode
 	open bool
@@ -79,6 +82,8 @@ func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
 		e.stray = "refers to a pod of another namespace"
 	case p != nil:
 		e.pod = p
+		holder := b.podAt(e.address)
+		e.contested = holder != nil && holder.key.Namespace != p.key.Namespace
 		e.workload, _ = b.workloadOf(p.key)
 		e.mode = e.workload.mode
 		e.open = !e.workload.Meshed
@@ -127,6 +132,9 @@ func (e *backend) endpoint(port uint16) (Endpoint, bool) {
 	}
 	switch mode := e.mode(port); {
 	case mode == v1alpha1.MTLSDisabled, e.open && mode != v1alpha1.MTLSStrict:
+		if e.contested {
+			return Endpoint{}, false
+		}
 		found.Plaintext = true
 	case e.workload != nil && e.workload.Meshed:
 		found.Proxied = true

@@ -99,6 +99,21 @@ func noEndpoints(name string) func(*testing.T, *Reader) {
 	}
 }
 
+// nobodyInPlaintext checks that the tenant's Service calls nobody who does not prove that it is the tenant's.
+func nobodyInPlaintext(t *testing.T, r *Reader) {
+	t.Helper()
+	for _, e := range r.Endpoints(evilService("s")).Ports[80] {
+		if e.Plaintext {
+			t.Errorf("endpoint %+v", e)
+		}
+	}
+	for _, id := range r.Service(evilService("s")).Identities {
+		if !strings.HasPrefix(id, "spiffe://cluster.local/ns/evil/") {
+			t.Errorf("expected identity %s", id)
+		}
+	}
+}
+
 const evilMesh = `
 apiVersion: mesh.tulle.dev/v1alpha1
 kind: Mesh
@@ -307,7 +322,8 @@ spec: {clusterIP: 10.96.66.1, selector: {app: web}, ports: [{port: 80}]}
 		{"a pod reports a cluster IP", pod("", "{podIP: 10.96.0.1}"), "reports 10.96.0.1, which is the cluster IP of Service shop/web", nil},
 		{"a pod reports a node's address", pod("nodeName: n2, ", "{podIP: 192.168.0.1}"), "reports 192.168.0.1, which is the address of a node", nil},
 		{"a pod on the host's network reports another's address", pod("hostNetwork: true, ", "{podIP: 10.244.1.1}"), "", nil},
-		{"a Service selects a pod that reports another's address", pod("", "{podIP: 10.244.1.1}") + selected, "AddressTaken", nil},
+		{"a Service selects a pod that reports another's address", pod("", "{podIP: 10.244.1.1}") + selected, "AddressTaken", nobodyInPlaintext},
+		{"a Service selects a pod with a sidecar that reports the address of one without", pod(sidecar, "{podIP: 10.244.1.3}") + selected, "AddressTaken", nobodyInPlaintext},
 		{"a pod reports no address at all", pod("", `{podIP: "127.0.0.1", podIPs: [{ip: 127.0.0.1}, {ip: "::"}, {ip: nonsense}]}`), "", nil},
 	}
 }

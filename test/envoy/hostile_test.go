@@ -164,8 +164,9 @@ func TestTenantCannotReachForOthers(t *testing.T) {
 		for _, with := range []string{"", "initContainers: [{name: tulle-proxy, restartPolicy: Always}], "} {
 			h.Run(fmt.Sprintf("pod that reports another's %s proxy=%v", name, with != ""), func(t *testing.T) {
 				withdraw := h.Claim("apiVersion: v1\nkind: Pod\nmetadata: {name: claims, namespace: evil, labels: {app: trap}}\n" +
-					"spec: {" + with + "containers: [{name: app}]}\nstatus: {podIPs: [{ip: " + c.address + "}]}\n")
+					"spec: {" + with + "containers: [{name: app}]}\nstatus: {podIPs: [{ip: " + c.address + "}]}\n---\n" + hostileService(c.address))
 				told(t, c.told)
+				h.refused(t, hostileAddress)
 				h.untouched(t)
 				withdraw()
 			})
