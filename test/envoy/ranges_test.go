@@ -207,9 +207,14 @@ func TestServiceGoneWithoutRanges(t *testing.T) {
 	host := w.AddHost("at-the-address", []string{"serve", "-http=80"}, netip.MustParseAddr(serviceIP(0)))
 	client.MustCall(echo.HTTP1, echo.Request{Address: serviceIP(0) + ":80"})
 	w.Delete("Service", "shop/s0")
-	for range 3 {
-		if r := client.Get("http://" + serviceIP(0) + ":80/"); r.Status != 503 {
-			t.Errorf("status %d from %+v, want 503", r.Status, r.Answer)
+	for _, fresh := range []bool{false, true} { // who knows the Service, and who never heard of it
+		if fresh {
+			client.ForgetAndRestartProxy()
+		}
+		for range 3 {
+			if r := client.Get("http://" + serviceIP(0) + ":80/"); r.Status != 503 {
+				t.Errorf("fresh proxy: %v: status %d from %+v, want 503", fresh, r.Status, r.Answer)
+			}
 		}
 	}
 	if n := host.Count(); n != 0 {
