@@ -152,4 +152,9 @@ test-demo: $(LAB) ## The demo on a cluster of which it knows KUBECONFIG and a re
 bench: ## Measure the control plane's parts.
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./internal/...
 
+.PHONY: bench-envoy
+bench-envoy: $(LAB) ## Measure what the mesh costs an application, on real Envoys (needs root).
+	$(LAB) build envoy
+	go test -run '^$$' -bench . -timeout 30m ./test/bench
+
 -include test/lab/lab.mk

@@ -60,10 +60,12 @@ func (p *pods) settings(ctx context.Context, namespace string) (inject.Settings,
 	reader := snapshot.Reader()
 	n := reader.Namespace(namespace)
 	if !n.Meshed {
+		declared := n.TCPPorts
 		var err error
 		if n, err = p.resolve(ctx, namespace); err != nil || n == nil || !n.Meshed {
 			return inject.Settings{}, false, err
 		}
+		n.TCPPorts = declared // what the Services say for themselves is known without the Mesh
 	}
 	return inject.For(p.Installation, n, reader.MeshWide()), true, nil
 }

@@ -3,6 +3,7 @@ package compile
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 
@@ -54,8 +55,10 @@ func (c compilation) addressCluster(a addressName) (*resource.Resource, error) {
 		// Not a removal: Envoy would stay subscribed, never ask again, and let every further request wait for the
 		// on-demand timeout. It is replaced when somebody comes to own the address.
 		return sealCluster(envoy.StaticCluster(a.name), resource.Resource{})
+	case model.UnknownPod:
+		return direct(a, provisionalHold)
 	default:
-		return direct(a)
+		return direct(a, 0)
 	}
 }
 
@@ -88,13 +91,17 @@ func sealLoop(c *clusterv3.Cluster, a addressName, s *model.Service) (*resource.
 	})
 }
 
-// direct calls an address outside of the mesh as the app would have.
-func direct(a addressName) (*resource.Resource, error) {
+// provisionalHold is how long the answer is held back that an address is nobody's, where a pod that is younger than what is
+// known may have it. It is well below askTimeout.
+const provisionalHold = time.Second
+
+// direct calls an address outside of the mesh as the app would have. hold is resource.Resource.Hold.
+func direct(a addressName, hold time.Duration) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address)))
 	if a.http() {
 		envoy.SpeakHTTP(c, internalHeaders()...)
 	}
-	return sealCluster(c, resource.Resource{})
+	return sealCluster(c, resource.Resource{Hold: hold})
 }
 
 // podCluster calls a pod by its address.

@@ -167,7 +167,7 @@ func description(r *resource.Resource) string {
 	if r == nil {
 		return "none"
 	}
-	return fmt.Sprint(r.Ref, r.Version, r.Needs, r.Warms, r.Origins)
+	return fmt.Sprint(r.Ref, r.Version, r.Needs, r.Warms, r.Hold, r.Origins)
 }
 
 // TestCacheEqualsFromScratch changes a small world at random. After each change, everything that the cache gives equals what

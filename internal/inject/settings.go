@@ -52,12 +52,12 @@ func For(i Installation, n *model.Namespace, w *model.MeshWide) Settings {
 		DrainDuration: n.Proxy.DrainDuration,
 		Resources:     n.Proxy.Resources,
 		Selects:       n.Selects,
-		SkipDetection: w.ServerFirstPorts,
+		SkipDetection: n.SkipDetection(w),
 	}
 }
 
 // Version returns the hash of what pods get. A pod that has another one must be restarted to become current. What is not
-// part of it: the ports without detection, which grow with the cluster's Services, and what differs from pod to pod.
+// part of it: the ports without detection, which grow with the namespace's Services, and what differs from pod to pod.
 func Version(s Settings) (string, error) {
 	parts, err := sidecarOf(s)
 	if err != nil {

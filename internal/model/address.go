@@ -1,14 +1,17 @@
 package model
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
 
-// owner says who owns an address: a Service whose cluster IP it is, before a pod.
+// owner says who owns an address: a Service whose cluster IP it is, before a pod, before a node.
 type owner struct {
 	service  ServiceKey
 	workload WorkloadKey
+	// node is true for an address of a Node that is no pod's own.
+	node bool
 	// vanished is true for the cluster IP of a Service that is gone: nobody is there.
 	vanished bool
 }
@@ -59,10 +62,16 @@ func (b *Builder) resolveAddresses() {
 		case p != nil:
 			b.vanished.remove(a)
 			b.put(addressKey(a), &owner{workload: p.key})
+		case len(b.nodesAt[a]) > 0:
+			b.vanished.remove(a)
+			b.put(addressKey(a), &owner{node: true})
 		case b.vanished.known[a]:
 			b.put(addressKey(a), &owner{vanished: true})
 		default:
 			b.put(addressKey(a), nil)
+		}
+		for key, p := range b.podsAt[a] {
+			b.noteTaken(b.namespaces[key.Namespace], p)
 		}
 	}
 	b.dirty.addresses = map[netip.Addr]bool{}
@@ -80,20 +89,53 @@ func (b *Builder) serviceAt(a netip.Addr) *service {
 	return best
 }
 
-// podAt returns the pod whose own address it is. Of several, of which only one can still be there, it is the youngest
-// one that is not terminating. An address that pods share with their node is none of a pod.
+// podAt returns the pod whose own address it is. Of several, of which only one can be there, it is one that is not
+// terminating. Namespaces do not take addresses from each other: the one whose pod is the oldest of these keeps it, and has
+// it for its youngest, since the older ones of the same namespace are about to go.
 func (b *Builder) podAt(a netip.Addr) *pod {
+	var first *pod
+	for _, p := range b.podsAt[a] {
+		if b.mayOwn(p, a) && (first == nil || p.precedes(first)) {
+			first = p
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return b.podOf(a, first.key.Namespace)
+}
+
+// podOf returns the pod of one namespace that has the address, if only that namespace's word counts.
+func (b *Builder) podOf(a netip.Addr, namespace string) *pod {
 	var best *pod
 	for _, p := range b.podsAt[a] {
-		if !p.hostNetwork && (best == nil || p.owns(best)) {
+		if p.key.Namespace == namespace && b.mayOwn(p, a) && (best == nil || p.replaces(best)) {
 			best = p
 		}
 	}
 	return best
 }
 
-// owns reports whether p, rather than o, has an address that both report.
-func (p *pod) owns(o *pod) bool {
+// mayOwn reports whether an address that a pod reports can be its own. The address of a node is the node's and of the pods
+// that share it; where a pod has a machine of its own, that is the node on which it runs.
+func (b *Builder) mayOwn(p *pod, a netip.Addr) bool {
+	nodes := b.nodesAt[a]
+	return !p.hostNetwork && (len(nodes) == 0 || nodes[p.node])
+}
+
+// precedes orders pods that report one address, for choosing the namespace that has it.
+func (p *pod) precedes(o *pod) bool {
+	switch {
+	case p.terminating != o.terminating:
+		return o.terminating
+	case !p.created.Equal(o.created):
+		return p.created.Before(o.created)
+	}
+	return p.key.compare(o.key) < 0
+}
+
+// replaces orders pods of one namespace that report one address.
+func (p *pod) replaces(o *pod) bool {
 	switch {
 	case p.terminating != o.terminating:
 		return o.terminating
@@ -101,4 +143,42 @@ func (p *pod) owns(o *pod) bool {
 		return p.created.After(o.created)
 	}
 	return p.key.compare(o.key) < 0
+}
+
+// claimant returns the pod that an endpoint of a namespace's Services stands for: one of the namespace itself rather than
+// one of another, so that nobody takes a Service's pods from it by reporting their addresses (see backend.contested).
+func (b *Builder) claimant(a netip.Addr, namespace string) *pod {
+	own, holder := b.podOf(a, namespace), b.podAt(a)
+	if own == nil || holder != nil && own.terminating && !holder.terminating {
+		return holder
+	}
+	return own
+}
+
+// noteTaken keeps whether somebody else has an address that a pod reports.
+func (b *Builder) noteTaken(ns *namespace, p *pod) {
+	_, _, taken := b.taken(p)
+	b.note(ns, ns.taken, p.key, taken)
+	if taken {
+		b.dirty.summaries[ns.name] = true // who has it may be another than before
+	}
+}
+
+// taken returns the first address of a pod that somebody outside of its namespace has, and who that is.
+func (b *Builder) taken(p *pod) (netip.Addr, string, bool) {
+	if p.hostNetwork || p.terminating {
+		return netip.Addr{}, "", false
+	}
+	for _, a := range p.addresses {
+		if s := b.serviceAt(a); s != nil {
+			return a, fmt.Sprintf("the cluster IP of Service %s/%s", s.key.Namespace, s.key.Name), true
+		}
+		if !b.mayOwn(p, a) {
+			return a, "the address of a node that the pod does not run on", true
+		}
+		if o := b.podAt(a); o != nil && o.key.Namespace != p.key.Namespace {
+			return a, fmt.Sprintf("the address of pod %s/%s, which had it first", o.key.Namespace, o.key.Name), true
+		}
+	}
+	return netip.Addr{}, "", false
 }

@@ -48,12 +48,13 @@ type Builder struct {
 	slicesOf   map[ServiceKey]map[types.NamespacedName]*endpointSlice
 	servicesAt map[netip.Addr]map[ServiceKey]*service
 	podsAt     map[netip.Addr]map[WorkloadKey]*pod
+	nodesAt    map[netip.Addr]map[string]bool
 	listedAt   map[netip.Addr]map[ServiceKey]int // Services whose slices list the address, and how many slices do
+	inhabited  map[netip.Prefix]int              // neighbourhoods, and how many cluster IPs and pods' addresses are there
 
 	// Derived from the facts, besides the nodes.
 	wide      meshWide
 	conflicts map[WorkloadKey]map[uint16]bool // ports of a pod of which its Services say different things
-	declared  map[uint16]declaration
 	// ranged are the Services and pods whose nodes depend on the address ranges.
 	rangedServices  map[ServiceKey]bool
 	rangedWorkloads map[WorkloadKey]bool
@@ -72,6 +73,7 @@ type dirty struct {
 	workloads  map[WorkloadKey]bool
 	services   map[ServiceKey]bool // with their endpoints and problems
 	addresses  map[netip.Addr]bool
+	spans      map[netip.Prefix]bool
 	// selectors are those of Services that came, changed or went: the pods that they select have to be found.
 	selectors map[string][]map[string]string
 	machines  map[string]bool
@@ -93,9 +95,10 @@ func NewBuilder(config Config) *Builder {
 		slicesOf:        map[ServiceKey]map[types.NamespacedName]*endpointSlice{},
 		servicesAt:      map[netip.Addr]map[ServiceKey]*service{},
 		podsAt:          map[netip.Addr]map[WorkloadKey]*pod{},
+		nodesAt:         map[netip.Addr]map[string]bool{},
 		listedAt:        map[netip.Addr]map[ServiceKey]int{},
+		inhabited:       map[netip.Prefix]int{},
 		conflicts:       map[WorkloadKey]map[uint16]bool{},
-		declared:        map[uint16]declaration{},
 		rangedServices:  map[ServiceKey]bool{},
 		rangedWorkloads: map[WorkloadKey]bool{},
 		vanished:        vanished{known: map[netip.Addr]bool{}},
@@ -105,6 +108,7 @@ func NewBuilder(config Config) *Builder {
 			workloads:  map[WorkloadKey]bool{},
 			services:   map[ServiceKey]bool{},
 			addresses:  map[netip.Addr]bool{},
+			spans:      map[netip.Prefix]bool{},
 			selectors:  map[string][]map[string]string{},
 			machines:   map[string]bool{},
 			summaries:  map[string]bool{},
@@ -178,6 +182,7 @@ func (b *Builder) Snapshot() *Snapshot {
 	b.resolveWorkloads()
 	b.resolveServices()
 	b.resolveAddresses()
+	b.resolveSpans()
 	b.resolveSummaries()
 	b.resolveMeshWide()
 	if b.last != nil && len(b.changed) == 0 && !b.dirty.internal {
@@ -249,6 +254,7 @@ func (b *Builder) setService(key ServiceKey, s *service) {
 	}
 	ns := b.namespace(key.Namespace)
 	if old != nil {
+		b.inhabit(old.addresses, -1)
 		for _, a := range old.addresses {
 			remove(b.servicesAt, a, key)
 			b.touchAddress(a)
@@ -264,6 +270,7 @@ func (b *Builder) setService(key ServiceKey, s *service) {
 		b.touchSelected(key.Namespace, old.selector)
 	}
 	if s != nil {
+		b.inhabit(s.addresses, 1)
 		for _, a := range s.addresses {
 			add(b.servicesAt, a, key, s)
 			b.touchAddress(a)
@@ -273,6 +280,9 @@ func (b *Builder) setService(key ServiceKey, s *service) {
 		b.touchSelected(key.Namespace, s.selector)
 	}
 	b.dirty.services[key] = true
+	if old == nil || s == nil || !slices.Equal(old.ports, s.ports) {
+		b.dirty.namespaces[key.Namespace] = true // which ports are declared there
+	}
 	b.touchNamespace(ns)
 }
 
@@ -283,6 +293,9 @@ func (b *Builder) setPod(key WorkloadKey, p *pod) {
 	}
 	ns := b.namespace(key.Namespace)
 	if old != nil {
+		if !old.hostNetwork {
+			b.inhabit(old.addresses, -1)
+		}
 		for _, a := range old.addresses {
 			remove(b.podsAt, a, key)
 			b.touchAddress(a)
@@ -291,6 +304,9 @@ func (b *Builder) setPod(key WorkloadKey, p *pod) {
 		delete(b.pods, key)
 	}
 	if p != nil {
+		if !p.hostNetwork {
+			b.inhabit(p.addresses, 1)
+		}
 		for _, a := range p.addresses {
 			add(b.podsAt, a, key, p)
 			b.touchAddress(a)
@@ -335,7 +351,17 @@ func (b *Builder) setMachine(name string, m machine) {
 	if !slices.Equal(old.podRanges, m.podRanges) {
 		b.dirty.meshWide = true
 	}
-	if m.zone == "" && len(m.podRanges) == 0 {
+	if !slices.Equal(old.addresses, m.addresses) {
+		for _, a := range old.addresses {
+			remove(b.nodesAt, a, name)
+			b.touchAddress(a)
+		}
+		for _, a := range m.addresses {
+			add(b.nodesAt, a, name, true)
+			b.touchAddress(a)
+		}
+	}
+	if m.empty() {
 		delete(b.nodes, name)
 	} else {
 		b.nodes[name] = m

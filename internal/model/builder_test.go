@@ -184,10 +184,10 @@ func TestVanishedAddressesAreBounded(t *testing.T) {
 			b.Snapshot()
 		}
 	}
-	b.Set(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}, Status: corev1.PodStatus{PodIP: address(100).String()}})
+	b.Set(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}, Status: corev1.PodStatus{PodIP: address(4000).String()}})
 	r := b.Snapshot().Reader()
 	for i, want := range map[int]DestinationKind{
-		0: Outside, more - 1: Outside, more: UnknownService, maxVanished + more - 1: UnknownService, 100: PodAddress,
+		0: Outside, more - 1: Outside, more: UnknownService, maxVanished + more - 1: UnknownService, 4000: PodAddress,
 	} {
 		if got := r.Address(netip.AddrPortFrom(address(i), 80)).Kind; got != want {
 			t.Errorf("address %d: kind %d, want %d", i, got, want)
@@ -239,6 +239,7 @@ func TestReader(t *testing.T) {
 	service, wide := reviewsKey().Key(), Key{Kind: KindMeshWide}
 	pod := WorkloadKey{Namespace: "bookinfo", Name: "reviews-v1"}.Key()
 	address := func(a string) Key { return Key{Kind: KindAddress, Name: a} }
+	near := func(r string) Key { return Key{Kind: KindSpan, Name: r} }
 	for _, test := range []struct {
 		address string
 		kind    DestinationKind
@@ -250,8 +251,9 @@ func TestReader(t *testing.T) {
 		{"10.244.0.4:1234", PodAddress, []Key{pod, address("10.244.0.4")}},
 		{"10.96.9.9:80", UnknownService, []Key{wide, address("10.96.9.9")}},
 		{"10.244.0.99:80", UnknownPod, []Key{wide, address("10.244.0.99")}},
-		{"192.168.1.1:80", Outside, []Key{wide, address("192.168.1.1")}},
-		{"[fd00::1]:80", Outside, []Key{wide, address("fd00::1")}},
+		{"192.168.1.1:80", Outside, []Key{wide, address("192.168.1.1"), near("192.168.1.0/24")}},
+		{"[fd00::1]:80", Outside, []Key{wide, address("fd00::1"), near("fd00::/64")}},
+		{"8.8.8.8:80", Outside, []Key{wide, address("8.8.8.8")}},
 	} {
 		r := s.Reader()
 		d := r.Address(netip.MustParseAddrPort(test.address))

@@ -89,7 +89,7 @@ func dumpNamespace(s *Snapshot, n *Namespace) any {
 	return fields(map[string]any{
 		"mode": n.Mode, "ports": texts(n.Ports), "concurrency": n.Proxy.Concurrency, "logLevel": n.Proxy.LogLevel,
 		"drainDuration": n.Proxy.DrainDuration.String(), "resources": n.Proxy.Resources, "podSelector": selector,
-		"invalidSelector": n.InvalidSelector, "accessLog": n.AccessLog, "services": s.Services(n.Name),
+		"tcpPorts": fmt.Sprint(n.TCPPorts), "invalidSelector": n.InvalidSelector, "accessLog": n.AccessLog, "services": s.Services(n.Name),
 	})
 }
 
@@ -186,6 +186,9 @@ func dumpWorkload(w *Workload) any {
 func dumpOwner(o *owner) any {
 	if o.vanished {
 		return "vanished"
+	}
+	if o.node {
+		return "node"
 	}
 	if o.service != (ServiceKey{}) {
 		return "service " + o.service.Namespace + "/" + o.service.Name

@@ -23,6 +23,9 @@ type backend struct {
 	workload *Workload
 	versions []string
 	stray    string // not empty: why the address can't be this Service's
+	// contested is true when a pod of another namespace has the address that the pod reports: whoever is there has to prove by
+	// its certificate that it is the Service's.
+	contested bool
 	// modes are those of the pod's ports; open is true when it may be called in plaintext on ports that are not Strict.
 	mode func(port uint16) v1alpha1.MTLSMode
 	open bool
@@ -67,8 +70,10 @@ func primaryFamily(s *service, all map[types.NamespacedName]*endpointSlice) core
 }
 
 func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
-	p, other := b.podAt(e.address), b.serviceAt(e.address)
+	p, other := b.claimant(e.address, s.key.Namespace), b.serviceAt(e.address)
 	switch {
+	case e.special != "":
+		e.stray = "is no address that everybody can reach"
 	case other != nil:
 		e.stray = fmt.Sprintf("is the cluster IP of Service %s/%s", other.key.Namespace, other.key.Name)
 	case p != nil && p.key.Namespace != s.key.Namespace:
@@ -77,14 +82,17 @@ func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
 		e.stray = "refers to a pod of another namespace"
 	case p != nil:
 		e.pod = p
+		holder := b.podAt(e.address)
+		e.contested = holder != nil && holder.key.Namespace != p.key.Namespace
 		e.workload, _ = b.workloadOf(p.key)
 		e.mode = e.workload.mode
 		e.open = !e.workload.Meshed
 		e.versions = ns.versionsOf(s, p)
 	default:
 		e.mode = ns.settings.mode
-		// A pod that is not known yet may have a sidecar. A node's address is known by the pods that share it.
-		young := (e.sliceEndpoint.pod || contains(b.wide.podRanges, e.address)) && len(b.podsAt[e.address]) == 0
+		// A pod that is not known yet may have a sidecar. A node's address is known by its Node and the pods that share it.
+		known := len(b.podsAt[e.address])+len(b.nodesAt[e.address]) > 0
+		young := (e.sliceEndpoint.pod || contains(b.wide.podRanges, e.address)) && !known
 		e.open = !young || !ns.settings.node.Meshed
 	}
 	return e
@@ -124,6 +132,9 @@ func (e *backend) endpoint(port uint16) (Endpoint, bool) {
 	}
 	switch mode := e.mode(port); {
 	case mode == v1alpha1.MTLSDisabled, e.open && mode != v1alpha1.MTLSStrict:
+		if e.contested {
+			return Endpoint{}, false
+		}
 		found.Plaintext = true
 	case e.workload != nil && e.workload.Meshed:
 		found.Proxied = true

@@ -90,7 +90,9 @@ type endpointSlice struct {
 }
 
 type sliceEndpoint struct {
-	address  netip.Addr
+	address netip.Addr
+	// special is not empty for an address that only the node or the pod that calls it has, such as a loopback one.
+	special  string
 	zone     string
 	usable   bool // ready, or still serving
 	draining bool
@@ -119,7 +121,8 @@ func readSlice(o *discoveryv1.EndpointSlice) *endpointSlice {
 		}
 	}
 	for i := range o.Endpoints {
-		if e, ok := readEndpoint(&o.Endpoints[i], o.Namespace); ok && familyOf(e.address) == s.family {
+		e, ok := readEndpoint(&o.Endpoints[i], o.Namespace)
+		if ok && (e.special != "" || familyOf(e.address) == s.family) {
 			s.endpoints = append(s.endpoints, e)
 		}
 	}
@@ -128,9 +131,12 @@ func readSlice(o *discoveryv1.EndpointSlice) *endpointSlice {
 
 func readEndpoint(o *discoveryv1.Endpoint, namespace string) (sliceEndpoint, bool) {
 	// All addresses of an endpoint are the same to its clients, and kube-proxy too uses only the first.
-	addresses := parseAddresses(o.Addresses[:min(len(o.Addresses), 1)])
-	if len(addresses) == 0 {
+	if len(o.Addresses) == 0 {
 		return sliceEndpoint{}, false
+	}
+	addresses := parseAddresses(o.Addresses[:1])
+	if len(addresses) == 0 {
+		return sliceEndpoint{special: shorten(o.Addresses[0])}, true
 	}
 	ready := o.Conditions.Ready == nil || *o.Conditions.Ready
 	serving := ready
@@ -154,6 +160,9 @@ func (s *endpointSlice) addresses() iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		seen := make(map[netip.Addr]bool, len(s.endpoints))
 		for _, e := range s.endpoints {
+			if e.special != "" {
+				continue
+			}
 			if !seen[e.address] && !yield(e.address) {
 				return
 			}
@@ -265,6 +274,9 @@ func (p *pod) target(port servicePort) (uint16, bool) {
 	return portNumber(port.target.IntVal)
 }
 
+// maxProbes bounds the probes of a pod that are read: three a container, of more containers than anybody has.
+const maxProbes = 300
+
 // readInjected reads the annotations of a pod that has our proxy. What can't be parsed is left out: they are the pod's own, and
 // it can harm nobody else with them.
 func readInjected(annotations map[string]string) injected {
@@ -276,11 +288,12 @@ func readInjected(annotations map[string]string) injected {
 	}
 	slices.Sort(in.skipDetection)
 	in.skipDetection = slices.Compact(in.skipDetection)
+	in.skipDetection = in.skipDetection[:min(len(in.skipDetection), maxSkippedPorts)]
 	var probes []sidecar.Probe
 	if err := json.Unmarshal([]byte(annotations[sidecar.ProbesAnnotation]), &probes); err != nil {
 		return in
 	}
-	for _, p := range probes {
+	for _, p := range probes[:min(len(probes), maxProbes)] {
 		if port, ok := portNumber(p.Port); ok && strings.HasPrefix(p.Path, "/") {
 			in.probes = append(in.probes, Probe{
 				Path:       p.Path,
@@ -299,14 +312,23 @@ func readInjected(annotations map[string]string) injected {
 type machine struct {
 	zone      string
 	podRanges []netip.Prefix
+	addresses []netip.Addr
 }
+
+func (m machine) empty() bool { return m.zone == "" && len(m.podRanges) == 0 && len(m.addresses) == 0 }
 
 func readMachine(o *corev1.Node) machine {
 	ranges := o.Spec.PodCIDRs
 	if len(ranges) == 0 {
 		ranges = []string{o.Spec.PodCIDR}
 	}
-	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges)}
+	var addresses []string
+	for _, a := range o.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
+			addresses = append(addresses, a.Address)
+		}
+	}
+	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges), addresses: parseAddresses(addresses)}
 }
 
 // controllerOf returns who owns a ReplicaSet, as Workload.Owner writes it.
@@ -331,6 +353,12 @@ func parseAddresses(texts []string) []netip.Addr {
 		}
 	}
 	return addresses
+}
+
+// shorten makes a text that anybody may have written fit for a message.
+func shorten(text string) string {
+	const most = 64
+	return strings.ToValidUTF8(text[:min(len(text), most)], "?")
 }
 
 func familyOf(a netip.Addr) corev1.IPFamily {

@@ -69,6 +69,15 @@ func compareGolden(t *testing.T, golden, got string) {
 
 func readManifests(t *testing.T, path string) []runtime.Object {
 	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parseManifests(t, path, raw)
+}
+
+func parseManifests(t *testing.T, path string, raw []byte) []runtime.Object {
+	t.Helper()
 	types := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(types); err != nil {
@@ -76,10 +85,6 @@ func readManifests(t *testing.T, path string) []runtime.Object {
 		}
 	}
 	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var objects []runtime.Object
 	documents := utilyaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(raw)))
 	buffer := make([]byte, len(raw)+1)

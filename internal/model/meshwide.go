@@ -18,18 +18,12 @@ const (
 	defaultDrainDuration       = 5 * time.Second
 )
 
-// maxSkippedPorts bounds MeshWide.ServerFirstPorts, of which every pod carries a copy.
-const maxSkippedPorts = 256
-
 // meshWide is what other nodes depend on of what is mesh-wide.
 type meshWide struct {
 	domain                   string
 	serviceRanges, podRanges []netip.Prefix
 	ranges                   []netip.Prefix // both
 }
-
-// declaration counts the Service ports of one number that say what they speak.
-type declaration struct{ tcp, http int }
 
 func (b *Builder) root() *mesh {
 	if ns := b.namespaces[b.config.OperatorNamespace]; ns != nil {
@@ -83,7 +77,6 @@ func (b *Builder) resolveRoot() {
 	}
 }
 
-// resolveMeshWide comes last, since it also says what all Services declare.
 func (b *Builder) resolveMeshWide() {
 	if !b.dirty.meshWide {
 		return
@@ -96,7 +89,8 @@ func (b *Builder) resolveMeshWide() {
 		CertificateDuration: certificateDuration(trust),
 		ServiceRanges:       b.wide.serviceRanges,
 		PodRanges:           b.wide.podRanges,
-		ServerFirstPorts:    b.serverFirstPorts(network),
+		PodRangesNamed:      len(specPrefixes(network.PodRanges)) > 0,
+		ServerFirstPorts:    serverFirstPorts(network),
 		EnvoyImage:          b.config.EnvoyImage,
 		Issuer:              trust.IssuerRef,
 	}
@@ -106,51 +100,15 @@ func (b *Builder) resolveMeshWide() {
 	b.put(Key{Kind: KindMeshWide}, wide)
 }
 
-func (b *Builder) serverFirstPorts(network v1alpha1.NetworkSpec) []uint16 {
+func serverFirstPorts(network v1alpha1.NetworkSpec) []uint16 {
 	ports := wellKnownServerFirst()
 	for _, p := range network.ServerFirstPorts {
 		if number, ok := portNumber(int32(p)); ok {
 			ports = append(ports, number)
 		}
 	}
-	var declared []uint16
-	for number, d := range b.declared {
-		if d.tcp > 0 && d.http == 0 && !slices.Contains(ports, number) {
-			declared = append(declared, number)
-		}
-	}
-	slices.Sort(declared)
-	ports = append(ports, declared[:min(len(declared), maxSkippedPorts-min(len(ports), maxSkippedPorts))]...)
 	slices.Sort(ports)
 	return slices.Compact(ports)
-}
-
-// declare counts what a Service's ports say, instead of what they said before.
-func (b *Builder) declare(old, now []Port) {
-	b.count(old, -1)
-	b.count(now, 1)
-}
-
-func (b *Builder) count(ports []Port, delta int) {
-	for _, p := range ports {
-		before := b.declared[p.Number]
-		after := before
-		switch p.Protocol {
-		case TCP:
-			after.tcp += delta
-		case HTTP:
-			after.http += delta
-		case Unknown:
-		}
-		if after == (declaration{}) {
-			delete(b.declared, p.Number)
-		} else {
-			b.declared[p.Number] = after
-		}
-		if (before.tcp > 0 && before.http == 0) != (after.tcp > 0 && after.http == 0) {
-			b.dirty.meshWide = true
-		}
-	}
 }
 
 func trustDomain(t v1alpha1.TrustSpec) string {

@@ -25,6 +25,7 @@ type namespace struct {
 	settings  *settings
 	selected  map[WorkloadKey]bool
 	uncovered map[WorkloadKey]bool
+	taken     map[WorkloadKey]bool // pods that report an address that somebody else has
 }
 
 type label struct{ key, value string }
@@ -39,6 +40,7 @@ func newNamespace(name string) *namespace {
 		indexed:    map[ServiceKey]label{},
 		selected:   map[WorkloadKey]bool{},
 		uncovered:  map[WorkloadKey]bool{},
+		taken:      map[WorkloadKey]bool{},
 	}
 }
 
@@ -112,13 +114,21 @@ func (b *Builder) resolveNamespaces() {
 		}
 		old := ns.settings
 		ns.settings = b.config.resolve(name, b.root(), slices.Collect(maps.Values(ns.meshes)))
+		ns.settings.node.TCPPorts = ns.tcpPorts()
 		b.put(key, ns.settings.node)
 		b.touchClaims(ns, old)
-		if old == nil || !reflect.DeepEqual(old.node, ns.settings.node) {
+		if old == nil || !old.node.sameForContents(ns.settings.node) {
 			b.touchContents(ns)
 		}
 	}
 	b.dirty.namespaces = map[string]bool{}
+}
+
+// sameForContents reports whether two settings of a namespace mean the same to what is in it already.
+func (n *Namespace) sameForContents(o *Namespace) bool {
+	a, b := *n, *o
+	a.TCPPorts, b.TCPPorts = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 func (b *Builder) forgetNamespace(ns *namespace, name string) {
@@ -187,6 +197,11 @@ func (b *Builder) resolveSummaries() {
 			a, _ := uncovered(first.addresses, b.wide.ranges)
 			sum.uncovered = fmt.Sprintf("pod %s has the public address %s", first.key.Name, a)
 		}
+		if ns.settings.node.Meshed && len(ns.taken) > 0 {
+			first := ns.pods[slices.MinFunc(slices.Collect(maps.Keys(ns.taken)), WorkloadKey.compare)]
+			a, whose, _ := b.taken(first)
+			sum.taken = fmt.Sprintf("pod %s reports %s, which is %s; nothing is sent to the pod there", first.key.Name, a, whose)
+		}
 		b.put(key, sum)
 	}
 	b.dirty.summaries = map[string]bool{}
@@ -213,6 +228,10 @@ func (s *summary) problems(r *MeshReport) []Problem {
 	}
 	if s.uncovered != "" && s.oldest.Name == r.Name {
 		problems = append(problems, outsideRanges(m.origin(""), s.uncovered, "podRanges"))
+	}
+	if s.taken != "" && s.oldest.Name == r.Name {
+		problems = append(problems, Problem{m.origin(""), v1alpha1.ConditionResolvedRefs, ReasonAddressTaken,
+			s.taken + ", restart it if that does not pass", false})
 	}
 	return problems
 }

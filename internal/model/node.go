@@ -22,6 +22,7 @@ const (
 	KindEndpoints                // the Endpoints of a Service
 	KindWorkload                 // a Workload (pod)
 	KindAddress                  // who owns an IP address; Name is the address
+	KindSpan                     // a small range in which known addresses are; Name is the range
 )
 
 // Key identifies a node of a snapshot. Cluster is empty for the cluster that the control plane runs in.
@@ -183,6 +184,9 @@ type Namespace struct {
 	// Ports are the ports of pods, sorted, that have a mode of their own.
 	Ports []PortMode
 	Proxy ProxySettings
+	// TCPPorts are the ports, sorted, that Services of the namespace declare as TCP and none of them as HTTP: new proxies of
+	// the namespace don't detect the protocol on them. No namespace adds to those of another.
+	TCPPorts []uint16
 	// AccessLog says what the proxies log of what they serve.
 	AccessLog v1alpha1.AccessLogMode
 	// InvalidSelector says, when it is not empty, why the pod selector can't be used. It then selects no pod; whoever
@@ -216,8 +220,10 @@ type MeshWide struct {
 	CertificateDuration time.Duration
 	// ServiceRanges and PodRanges are where Service and pod addresses come from: found, and named by the root Mesh.
 	ServiceRanges, PodRanges []netip.Prefix
-	// ServerFirstPorts are the ports, sorted, on which new proxies don't detect the protocol.
-	// They are the well-known ones, those of the root Mesh, and those that Services declare as TCP and none as HTTP.
+	// PodRangesNamed is true when the root Mesh names pod ranges: then nobody has to guess where pods may be.
+	PodRangesNamed bool
+	// ServerFirstPorts are the ports, sorted, on which no new proxy detects the protocol: the well-known ones and those of
+	// the root Mesh. What namespaces add for their own pods is in Namespace.
 	ServerFirstPorts []uint16
 	EnvoyImage       string
 	// Issuer signs the intermediate CA; nil means Tulle's own root.
@@ -239,7 +245,7 @@ type DestinationKind uint8
 
 // The kinds of destinations.
 const (
-	// Outside is an address that is neither a known one nor within the service or pod ranges.
+	// Outside is an address that is neither a known one nor within the service or pod ranges, or a node's.
 	Outside DestinationKind = iota
 	// ServicePort is a cluster IP of a Service, with a port that the Service has.
 	ServicePort
@@ -248,6 +254,7 @@ const (
 	// UnknownService is within the service ranges, the cluster IP of a Service that is gone, or a port that its Service does
 	// not have: nobody is there.
 	UnknownService
-	// UnknownPod is within the pod ranges, but no pod is known there.
+	// UnknownPod is within the pod ranges, or near known addresses, but nobody is known there: it may be a pod or a Service
+	// that is younger than what is known.
 	UnknownPod
 )

@@ -44,6 +44,7 @@ const (
 	ReasonPortNotFound       = "PortNotFound"
 	ReasonVersionNotFound    = "VersionNotFound"
 	ReasonVersionWithoutPods = "VersionWithoutPods" // the labels of a version fit no pod of the Service
+	ReasonAddressTaken       = "AddressTaken"       // a pod reports an address that somebody else has
 	ReasonForeignEndpoint    = "ForeignEndpoint"    // an EndpointSlice lists what belongs to another namespace or Service
 )
 
@@ -74,6 +75,8 @@ type summary struct {
 	unselected bool
 	// uncovered is the first pod that has a public address outside of the pod ranges.
 	uncovered string
+	// taken is the first pod that reports an address that somebody else has.
+	taken string
 	// oldest is the Mesh that is told what no Mesh claims.
 	oldest resource.Origin
 }

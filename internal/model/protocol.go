@@ -1,6 +1,7 @@
 package model
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
@@ -10,6 +11,44 @@ import (
 // mail submission, MySQL, NATS and VNC.
 func wellKnownServerFirst() []uint16 {
 	return []uint16{21, 22, 23, 25, 110, 119, 143, 587, 3306, 4222, 5900}
+}
+
+// maxSkippedPorts bounds Workload.SkipDetection: a proxy compares each connection with each of these ports.
+const maxSkippedPorts = 256
+
+// tcpPorts returns the ports that Services of the namespace declare as TCP and none as HTTP.
+func (n *namespace) tcpPorts() []uint16 {
+	uses := map[uint16]portUse{}
+	for key, s := range n.services {
+		for _, p := range s.ports {
+			use := uses[p.number]
+			switch portProtocol(p, n.settings.claims[key.Name]) {
+			case TCP:
+				use.tcp = true
+			case HTTP:
+				use.http = true
+			case Unknown:
+			}
+			uses[p.number] = use
+		}
+	}
+	var ports []uint16
+	for number, use := range uses {
+		if use.tcp && !use.http {
+			ports = append(ports, number)
+		}
+	}
+	slices.Sort(ports)
+	return ports[:min(len(ports), maxSkippedPorts)]
+}
+
+// SkipDetection returns the ports, sorted, on which a proxy that starts now in the namespace does not detect the protocol.
+// They are those of the whole mesh and the namespace's own: what another namespace declares is none of its business.
+func (n *Namespace) SkipDetection(w *MeshWide) []uint16 {
+	ports := slices.Concat(w.ServerFirstPorts, n.TCPPorts)
+	ports = ports[:min(len(ports), maxSkippedPorts)]
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 // portProtocol returns what a Service's port speaks: what the Mesh says, else appProtocol, else the port's name.

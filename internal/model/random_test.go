@@ -151,6 +151,9 @@ func (w world) slice() *discoveryv1.EndpointSlice {
 	}
 	for range w.IntN(5) {
 		e := discoveryv1.Endpoint{Addresses: []string{w.address()}}
+		if w.chance(5) {
+			e.Addresses = []string{pick(w, "127.0.0.1", "169.254.169.254", "fe80::1", "no address")}
+		}
 		e.Conditions = discoveryv1.EndpointConditions{Ready: w.condition(), Serving: w.condition(), Terminating: w.condition()}
 		if w.chance(60) {
 			e.TargetRef = &corev1.ObjectReference{Kind: "Pod", Namespace: pick(w, s.Namespace, s.Namespace, "b"), Name: "p1"}
@@ -201,6 +204,9 @@ func (w world) node() *corev1.Node {
 	n := &corev1.Node{ObjectMeta: w.meta("n1", "n2")}
 	n.Namespace = ""
 	n.Labels = map[string]string{corev1.LabelTopologyZone: pick(w, "", "zone-a", "zone-b")}
+	if w.chance(40) {
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: w.address()}, {Type: corev1.NodeHostName, Address: n.Name}}
+	}
 	n.Spec.PodCIDRs = pick(w, nil, []string{"10.244.0.0/30"}, []string{"10.244.0.0/24", "fd00:10::/64"}, []string{"20.0.0.0/24"})
 	return n
 }

@@ -56,6 +56,8 @@ func (r *Reader) Address(a netip.AddrPort) Destination {
 	switch {
 	case o != nil && o.vanished:
 		return Destination{Kind: UnknownService}
+	case o != nil && o.node:
+		return Destination{Kind: Outside}
 	case o != nil && o.service != (ServiceKey{}):
 		return r.servicePort(o.service, a.Port())
 	case o != nil:
@@ -67,10 +69,20 @@ func (r *Reader) Address(a netip.AddrPort) Destination {
 	switch {
 	case contains(wide.ServiceRanges, ip):
 		return Destination{Kind: UnknownService}
-	case contains(wide.PodRanges, ip):
+	case contains(wide.PodRanges, ip), !wide.PodRangesNamed && r.inhabited(ip):
 		return Destination{Kind: UnknownPod}
 	}
 	return Destination{Kind: Outside}
+}
+
+// inhabited reports whether pods or Services have addresses near this one.
+func (r *Reader) inhabited(a netip.Addr) bool {
+	p, ok := neighbourhood(a)
+	if !ok {
+		return false
+	}
+	_, ok = read[*span](r, spanKey(p))
+	return ok
 }
 
 func (r *Reader) servicePort(key ServiceKey, port uint16) Destination {

@@ -20,10 +20,6 @@ func (b *Builder) resolveServices() {
 
 // resolveService makes a Service's node, its endpoints and the problems that were found at it.
 func (b *Builder) resolveService(key ServiceKey) {
-	var before []Port
-	if old, ok := b.tree.Get(entry{key: key.Key()}); ok {
-		before = old.value.(*Service).Ports
-	}
 	s, ns := b.services[key], b.namespaces[key.Namespace]
 	var c *claim
 	if ns != nil {
@@ -34,7 +30,6 @@ func (b *Builder) resolveService(key ServiceKey) {
 		b.put(key.Key(), nil)
 		b.put(key.EndpointsKey(), nil)
 		b.putProblems(key, missing(c))
-		b.declare(before, nil)
 		return
 	}
 	backends := b.backends(s, ns)
@@ -42,7 +37,6 @@ func (b *Builder) resolveService(key ServiceKey) {
 	b.put(key.Key(), node)
 	b.put(key.EndpointsKey(), endpoints(s, backends))
 	b.putProblems(key, b.serviceProblems(s, ns, c, backends))
-	b.declare(before, node.Ports)
 	_, public := uncovered(s.addresses, nil)
 	unknown := slices.ContainsFunc(backends, func(e backend) bool { return e.pod == nil })
 	mark(b.rangedServices, key, public || unknown)
@@ -137,13 +131,32 @@ func (b *Builder) strayProblems(s *service, c *claim, backends []backend) []Prob
 	if a, out := uncovered(s.addresses, b.wide.ranges); out {
 		problems = append(problems, outsideRanges(origin, fmt.Sprintf("Service %s has the public address %s", s.key.Name, a), "serviceRanges"))
 	}
-	stray := slices.IndexFunc(backends, func(e backend) bool { return e.stray != "" })
-	if stray >= 0 {
-		e := backends[stray]
-		problems = append(problems, Problem{origin, v1alpha1.ConditionResolvedRefs, ReasonForeignEndpoint,
-			fmt.Sprintf("EndpointSlice %s of Service %s lists %s, which %s; it is left out, remove it there", e.slice, s.key.Name, e.address, e.stray), false})
+	if text := strayText(s, backends); text != "" {
+		problems = append(problems, Problem{origin, v1alpha1.ConditionResolvedRefs, ReasonForeignEndpoint, text, false})
 	}
 	return problems
+}
+
+// strayText names the first endpoint that can't be the Service's, and counts the others.
+func strayText(s *service, backends []backend) string {
+	text, more := "", 0
+	for _, e := range backends {
+		switch {
+		case e.stray == "":
+		case text != "":
+			more++
+		default:
+			address := e.special
+			if address == "" {
+				address = e.address.String()
+			}
+			text = fmt.Sprintf("EndpointSlice %s of Service %s lists %s, which %s; it is left out, remove it there", e.slice, s.key.Name, address, e.stray)
+		}
+	}
+	if more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
 }
 
 func (c *claim) routeProblems(s *service) []Problem {

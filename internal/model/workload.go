@@ -62,6 +62,7 @@ func (b *Builder) resolveWorkload(key WorkloadKey) {
 		if ns != nil {
 			b.note(ns, ns.selected, key, false)
 			b.note(ns, ns.uncovered, key, false)
+			b.note(ns, ns.taken, key, false)
 		}
 		b.put(key.Key(), nil)
 		return
@@ -72,6 +73,7 @@ func (b *Builder) resolveWorkload(key WorkloadKey) {
 	mark(b.rangedWorkloads, key, public)
 	b.note(ns, ns.uncovered, key, out && !p.hostNetwork)
 	b.note(ns, ns.selected, key, w.Selected)
+	b.noteTaken(ns, p)
 	changed := b.put(key.Key(), w)
 	if !maps.Equal(conflicts, b.conflicts[key]) {
 		changed = true

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -94,6 +95,10 @@ type Resource struct {
 	// Last says that this one stands for all that it needs: it is sent only once the proxy holds all of it. Elsewhere, what the
 	// proxy refuses and what there is not counts as usable, so that it holds nobody back.
 	Last bool
+	// Hold, if not zero, makes it provisional: the answer to an ask about what may become known any moment. It is sent only
+	// to a proxy that has asked for it by name and has waited so long while nothing better came, and it never replaces
+	// what a proxy holds.
+	Hold time.Duration
 	// Origins are the objects it was made from.
 	Origins []Origin
 }

@@ -19,8 +19,10 @@ type entry struct {
 	// subscribed: the proxy has asked for it by name.
 	subscribed bool
 	// answer: it must be sent even when the proxy has this version, because the proxy asked, or a cluster that
-	// was sent waits for it. asked: the first of the two.
+	// was sent waits for it. asked: the first of the two, and the proxy does not hold any.
 	answer, asked bool
+	// ripe: it is provisional, and was waited for long enough.
+	ripe bool
 	// group sets resources apart that are tried alone after a rejection that named none; 0 is everybody else.
 	group int
 
@@ -114,7 +116,7 @@ func (s *session) unwant(ref resource.Ref) {
 		return
 	}
 	old := e.cur
-	e.cur, e.answer, e.asked, e.group = nil, false, false, 0
+	e.cur, e.answer, e.asked, e.ripe, e.group = nil, false, false, false, 0
 	s.forgetRejection(e)
 	s.untouch(e)
 	s.unregister(e)

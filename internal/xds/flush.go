@@ -22,11 +22,12 @@ var removalOrder = [...]resource.Type{resource.Listener, resource.VirtualHost, r
 // happens before (zero: never). All come from the one view that the session holds.
 func (s *session) flush(now time.Time) ([]*response, time.Time) {
 	var out []*response
+	ripe := s.ripen(now)
 	for t := resource.Cluster; t <= resource.VirtualHost; t++ {
 		out = append(out, s.flushType(t)...)
 	}
 	removals, next := s.remove(now)
-	return append(out, removals...), next
+	return append(out, removals...), earliest(ripe, next)
 }
 
 func (s *session) flushType(t resource.Type) []*response {
@@ -63,6 +64,9 @@ func (s *session) flushType(t resource.Type) []*response {
 func (s *session) due(e *entry) bool {
 	if e.cur == nil || !e.subscribed && !s.types[e.ref.Type].wildcard {
 		return false
+	}
+	if e.provisional() {
+		return e.ripe && e.awaited()
 	}
 	if e.answer {
 		return true
@@ -150,7 +154,8 @@ func (s *session) send(t resource.Type, due []*entry) *response {
 			e.await = r.message.Nonce
 		}
 		e.flight = append(e.flight, e.cur)
-		e.answer, e.asked, e.group = false, false, 0
+		e.answer, e.asked, e.ripe, e.group = false, false, false, 0
+		delete(s.waiting, e)
 	}
 	return r
 }

@@ -58,6 +58,15 @@ type world struct {
 	// ruled are the addresses that have HTTP rules.
 	ruled   map[string]bool
 	counter int
+	// asked is when each cluster that waits for an answer was asked for; sent are the answers; lasting: none is provisional.
+	asked   map[string]time.Time
+	sent    []sentAnswer
+	lasting bool
+}
+
+type sentAnswer struct {
+	nonce, name string
+	asked       time.Time
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -65,6 +74,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(0, 0),
 		made:  map[versioned]*resource.Resource{},
 		views: map[string]*testView{}, view: newTestView(), learned: map[string]bool{}, ruled: map[string]bool{},
+		asked: map[string]time.Time{},
 	}
 }
 
@@ -77,6 +87,8 @@ func (w *world) connect() {
 	}
 	w.wire = nil
 	w.watched = map[resource.ScopedRef]bool{}
+	clear(w.asked)
+	w.sent = nil
 	w.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, w.view, 100, 10*time.Second)
 	for name := range w.learned {
 		w.session.learn([]learning{{name, true}})
@@ -122,6 +134,24 @@ func (w *world) flush() {
 			}
 		}
 		w.wire = append(w.wire, r.message)
+		w.checkHeld(r)
+	}
+}
+
+// checkHeld checks that a provisional answer was waited for, and not by a proxy that has a better one.
+func (w *world) checkHeld(r *response) {
+	for _, i := range r.items {
+		if i.entry.ref.Type != resource.Cluster || i.res == nil {
+			continue
+		}
+		at, ok := w.asked[i.entry.ref.Name]
+		if i.res.Hold > 0 && (!ok || w.now.Sub(at) < i.res.Hold) {
+			w.t.Fatalf("%s is sent at %s, it was asked for at %s", i, w.now, at)
+		}
+		delete(w.asked, i.entry.ref.Name)
+		if ok {
+			w.sent = append(w.sent, sentAnswer{r.message.Nonce, i.entry.ref.Name, at})
+		}
 	}
 }
 
@@ -152,6 +182,17 @@ func (w *world) answer() {
 		req := w.envoy.requests[0]
 		w.envoy.requests = w.envoy.requests[1:]
 		w.log("request", req)
+		for _, name := range req.GetResourceNamesSubscribe() {
+			_, held := req.GetInitialResourceVersions()[name]
+			if _, asked := w.asked[name]; req.GetTypeUrl() == resource.Cluster.URL() && !held && !asked {
+				w.asked[name] = w.now
+			}
+		}
+		for _, a := range w.sent { // what the proxy refused, it still waits for
+			if _, asked := w.asked[a.name]; a.nonce == req.GetResponseNonce() && req.GetErrorDetail() != nil && !asked {
+				w.asked[a.name] = a.asked
+			}
+		}
 		if _, err := w.session.request(req); err != nil {
 			w.t.Fatal(err)
 		}
@@ -181,7 +222,7 @@ func (w *world) finish() {
 // fresh returns what a proxy that starts now, and asks for the same, would hold.
 func (w *world) fresh() string {
 	asked := w.envoy.names
-	f := &world{t: w.t, rand: w.rand, made: w.made, views: w.views, view: w.view, learned: w.learned, now: w.now}
+	f := &world{asked: map[string]time.Time{}, t: w.t, rand: w.rand, made: w.made, views: w.views, view: w.view, learned: w.learned, now: w.now}
 	f.connect()
 	f.flush()
 	f.finish()
@@ -200,7 +241,10 @@ func (w *world) name(prefix string, n int) string { return fmt.Sprint(prefix, w.
 func (w *world) change() { w.publish(0.15, 0.15) }
 
 // repair publishes a view without anything bad.
-func (w *world) repair() { w.publish(1, 0) }
+func (w *world) repair() {
+	w.lasting = true
+	w.publish(1, 0)
+}
 
 func (w *world) publish(share, bad float64) {
 	next := &testView{revision: w.view.revision + 1, resources: maps.Clone(w.view.resources)}
@@ -263,6 +307,8 @@ func (w *world) resource(ref resource.Ref, bad bool) *resource.Resource {
 		r.Needs = []resource.Ref{{Type: resource.VirtualHost, Name: "v" + number}}
 	case ref.Type == resource.Bundle:
 		r.Needs = []resource.Ref{{Type: resource.Cluster, Name: "q" + number}}
+	case ref.Type == resource.Cluster && ref.Name[0] == 'q' && !w.lasting && w.rand.IntN(4) == 0:
+		r.Hold = time.Duration(1+w.rand.IntN(10)) * time.Second
 	case ref.Type == resource.Cluster && w.ruled[ref.Name]:
 		r.Needs = []resource.Ref{{Type: resource.VirtualHost, Name: "v" + number}}
 	case ref.Type == resource.Cluster:

@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 
 // player plays a script:
 //
-//	view                      lines: <type> <name> <version> [needs=<type>:<name>,…] [warms=…] [last=true] [from=<kind>/<ns>/<name>]
+//	view                      lines: <type> <name> <version> [needs=<type>:<name>,…] [warms=…] [last=true] [hold=<duration>] [from=<kind>/<ns>/<name>]
 //	                          or - <type> <name>; all else stays as it was
 //	connect                   a new stream, of a proxy that holds what its requests announce
 //	request <type>            lines: +<name> -<name> =<name>@<version> (announced)
@@ -237,6 +237,12 @@ func (v *testView) with(input string) (*testView, []resource.Ref) {
 		for _, field := range fields[3:] {
 			key, value, _ := strings.Cut(field, "=")
 			switch key {
+			case "hold":
+				hold, err := time.ParseDuration(value)
+				if err != nil {
+					panic(err)
+				}
+				r.Hold = hold
 			case "needs":
 				r.Needs = scriptRefs(value)
 			case "warms":

@@ -37,6 +37,10 @@ type session struct {
 	// leaving are the resources that the proxy holds and nobody wants, since when nothing there needs them (zero: it does).
 	leaving  map[*entry]time.Time
 	rejected map[*entry]struct{}
+	// waiting are the entries whose answer is provisional, and since when it is held back.
+	waiting map[*entry]time.Time
+	// ripeAt is when the first of them may be due; zero: none is.
+	ripeAt time.Time
 	// sent are the unacknowledged responses by nonce.
 	sent        map[string]*response
 	learned     map[string]struct{}
@@ -90,6 +94,7 @@ func newSession(proxy *resource.Proxy, view resource.View, maxNames int, linger 
 		entries:  map[resource.Ref]*entry{},
 		leaving:  map[*entry]time.Time{},
 		rejected: map[*entry]struct{}{},
+		waiting:  map[*entry]time.Time{},
 		sent:     map[string]*response{},
 		learned:  map[string]struct{}{},
 	}
@@ -225,7 +230,8 @@ func (s *session) subscribe(t resource.Type, name string, first bool) error {
 	if first && e.unchanged() && t != resource.Endpoints {
 		return nil
 	}
-	e.answer, e.asked = true, true
+	e.answer = true
+	e.asked = e.asked || !first || e.version == ""
 	s.touch(e)
 	return nil
 }

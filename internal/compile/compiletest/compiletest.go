@@ -187,6 +187,9 @@ func (g *golden) describe(ref resource.Ref, r *resource.Resource) map[string]any
 	if len(origins) > 0 {
 		out["origins"] = origins
 	}
+	if r.Hold > 0 {
+		out["hold"] = r.Hold.String()
+	}
 	if r.Body != nil {
 		out["body"] = g.body(r.Body)
 	}
