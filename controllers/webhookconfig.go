@@ -22,7 +22,9 @@ import (
 
 // Webhooks keeps the webhook configurations current: which namespaces are enrolled, and who signed the webhooks' certificate.
 type Webhooks struct {
-	Namespace        string
+	Namespace string
+	// Never are the namespaces that are never part of the mesh.
+	Never            []string
 	World            *World
 	Materials        *identity.Materials
 	MaterialsChanged *Signal
@@ -55,6 +57,7 @@ func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	err = w.Applier.Apply(ctx, webhooks.Configurations(enrolled(snapshot), webhooks.Target{
 		Service:  types.NamespacedName{Namespace: w.Namespace, Name: identity.WebhookService},
 		CABundle: ca,
+		Never:    w.Never,
 		Owner:    owner,
 	})...)
 	conflict, rest := conflictsIn(err)

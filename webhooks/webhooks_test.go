@@ -217,11 +217,11 @@ func TestPods(t *testing.T) {
 		},
 		"a panic": {
 			path: webhooks.InjectPath, world: world{snapshot: func() *model.Snapshot { panic("a bug") }}, request: pod("shop", plainPod),
-			code: http.StatusInternalServerError, message: "panic: a bug [recovered]",
+			code: http.StatusInternalServerError, message: "Pod shop/(generated): a bug of Tulle (panic; counted in tulle_panics_total",
 		},
 		"a panic, not enrolled": {
 			path: webhooks.InjectNewPath, world: world{snapshot: func() *model.Snapshot { panic("a bug") }}, request: pod("shop", plainPod),
-			message: "not injected",
+			message: "not injected", warning: "not injected into the mesh: Pod shop/(generated): a bug of Tulle",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -110,7 +110,7 @@ func (i *Ingester) watch(ctx context.Context) ([]toolscache.InformerSynced, erro
 // watched are the kinds that the model reads.
 func watched() []client.Object {
 	return []client.Object{
-		&v1alpha1.Mesh{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.ServiceCIDR{}, replicaSets(),
+		&v1alpha1.Mesh{}, &corev1.Node{}, &networkingv1.ServiceCIDR{}, replicaSets(),
 		&corev1.Service{}, &corev1.Pod{}, &discoveryv1.EndpointSlice{},
 	}
 }

@@ -38,6 +38,8 @@ type Options struct {
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
 	// Config is how to reach the API server.
 	Config *rest.Config
+	// Excluded are namespaces that are never part of the mesh, besides Kubernetes' own and the operator's: what Tulle needs to start.
+	Excluded []string
 	// KubernetesVersion is asked of the API server when empty.
 	KubernetesVersion string
 	// Registry takes the metrics of xDS.
