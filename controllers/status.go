@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,7 +87,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 			errs = append(errs, err)
 		}
 		var wait time.Duration
-		told[uid], wait = s.tell(ctx, &mesh, written[uid])
+		told[uid], wait = s.tell(&mesh, written[uid])
 		again = max(again, wait)
 	}
 	s.written, s.told = written, told
@@ -154,8 +153,8 @@ func (s *Status) write(ctx context.Context, mesh *v1alpha1.Mesh, report model.Me
 }
 
 // tell records events of what changed since they last told, and returns what they have told of now. Of a Mesh that is too young it
-// tells after the returned time, and of one that ends with its namespace nothing: no event can be made there any more.
-func (s *Status) tell(ctx context.Context, mesh *v1alpha1.Mesh, now v1alpha1.MeshStatus) (v1alpha1.MeshStatus, time.Duration) {
+// tells after the returned time.
+func (s *Status) tell(mesh *v1alpha1.Mesh, now v1alpha1.MeshStatus) (v1alpha1.MeshStatus, time.Duration) {
 	before, ok := s.told[mesh.UID]
 	if !ok {
 		before = mesh.Status
@@ -165,10 +164,6 @@ func (s *Status) tell(ctx context.Context, mesh *v1alpha1.Mesh, now v1alpha1.Mes
 			before = v1alpha1.MeshStatus{}
 		}
 		return before, young
-	}
-	var namespace corev1.Namespace
-	if err := s.Cache.Get(ctx, client.ObjectKey{Name: mesh.Namespace}, &namespace); err != nil || namespace.DeletionTimestamp != nil {
-		return before, 0
 	}
 	_, transitions := status.Merge(before, now, metav1.Time{})
 	for _, e := range transitions {

@@ -32,6 +32,8 @@ type Webhooks struct {
 	Applier          *Applier
 	// Cache is the manager's.
 	Cache cache.Cache
+
+	namespace *metav1.OwnerReference
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -69,13 +71,17 @@ func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	return reconcile.Result{}, rest
 }
 
-// owner is the operator's Namespace: the configurations go with it, or no pod of an enrolled namespace could start any more.
+// owner is the operator's Namespace: the configurations go with it, or no pod of an enrolled namespace could start any more. It is
+// the only Namespace that the operator may read, and it is the same for as long as the operator lives.
 func (w *Webhooks) owner(ctx context.Context) (*metav1.OwnerReference, error) {
-	var namespace corev1.Namespace
-	if err := w.Cache.Get(ctx, client.ObjectKey{Name: w.Namespace}, &namespace); err != nil {
-		return nil, errors.Join(errors.New("read the operator's Namespace"), err)
+	if w.namespace == nil {
+		var namespace corev1.Namespace
+		if err := w.Applier.Direct.Get(ctx, client.ObjectKey{Name: w.Namespace}, &namespace); err != nil {
+			return nil, errors.Join(errors.New("read the operator's Namespace"), err)
+		}
+		w.namespace = &metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: namespace.Name, UID: namespace.UID}
 	}
-	return &metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: namespace.Name, UID: namespace.UID}, nil
+	return w.namespace, nil
 }
 
 // enrolled are the namespaces with a Mesh that enrols them.

@@ -3,6 +3,7 @@
 package contain
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -49,30 +50,40 @@ func New(registry prometheus.Registerer, log *slog.Logger) (*Panics, error) {
 type Error struct {
 	// What was being done, and for which object.
 	What string
-	// Value is what was panicked with. It is for logs: it may hold more than whoever asked should see.
+	// Value is what was panicked with, Stack where. They are for logs: they may hold more than whoever asked should see.
 	Value any
+	Stack []byte
 }
 
 func (e *Error) Error() string {
 	return fmt.Sprintf("%s: a bug of Tulle (panic; counted in tulle_panics_total, and the operator's log has the stack)", e.What)
 }
 
-// Do runs f. It returns an *Error when f panicked, else nil. what names the object.
-func (p *Panics) Do(where Place, what string, f func()) (err error) {
+// Do runs f. It returns an *Error when f panicked, else nil. what names the object. It tells nobody: for what is pure and hands its
+// errors on.
+func Do(what string, f func()) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
-			err = &Error{What: what, Value: value}
-			p.tell(where, what, value, debug.Stack())
+			err = &Error{What: what, Value: value, Stack: debug.Stack()}
 		}
 	}()
 	f()
 	return nil
 }
 
-func (p *Panics) tell(where Place, what string, value any, stack []byte) {
-	if p == nil {
+// Do runs f as the function Do does, and counts and logs what panicked.
+func (p *Panics) Do(where Place, what string, f func()) error {
+	err := Do(what, f)
+	p.Note(where, err)
+	return err
+}
+
+// Note counts and logs an error if it is, or wraps, an *Error.
+func (p *Panics) Note(where Place, err error) {
+	var caught *Error
+	if p == nil || !errors.As(err, &caught) {
 		return
 	}
 	p.total.WithLabelValues(string(where)).Inc()
-	p.log.Error("panic", "where", string(where), "what", what, "panic", fmt.Sprint(value), "stack", string(stack))
+	p.log.Error("panic", "where", string(where), "what", caught.What, "panic", fmt.Sprint(caught.Value), "stack", string(caught.Stack))
 }

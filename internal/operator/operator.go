@@ -63,7 +63,7 @@ type operator struct {
 // replica, the informers, the webhooks, metrics and health.
 func Run(ctx context.Context, o Options) error {
 	op := &operator{Options: o, listening: make(chan struct{})}
-	op.model = model.Config{OperatorNamespace: o.Namespace, EnvoyImage: o.EnvoyImage}
+	op.model = model.Config{OperatorNamespace: o.Namespace, Excluded: o.Excluded, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
 		op.connect, op.makeManager, op.makeDataPath, op.addWebhooks, op.addReconcilers, op.addHealth,
 	} {
@@ -199,7 +199,7 @@ func (o *operator) addReconcilers() error {
 		},
 		&controllers.Bundle{Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
 		&controllers.Webhooks{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(shared), Cache: shared,
 		},
 		&controllers.Bootstrap{
