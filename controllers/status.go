@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -36,11 +38,15 @@ const settleTime = 3 * time.Second
 
 // Status writes the status of every Mesh, and an event when a condition changes.
 type Status struct {
+	// Panics counts what panicked.
+	Panics   *contain.Panics
 	World    *World
 	Findings *Findings
 	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
 	Proxies        func() []xds.ProxyState
 	ProxiesChanged *Signal
+	// Failures returns what can't be compiled; Findings.Changed fires when that may have changed. May be nil.
+	Failures func() []Fault
 	// Installation is what injection gives all pods.
 	Installation inject.Installation
 	// Unsupported says why this Kubernetes can have no sidecars; nil when it can.
@@ -60,7 +66,7 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(s.World.Changed.Source(statusDelay)).
 		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
 		WatchesRawSource(s.Findings.Changed.Source(statusDelay)).
-		Complete(s)
+		Complete(contained(s.Panics, "status", s))
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -83,7 +89,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 			errs = append(errs, client.IgnoreNotFound(err))
 			continue // it is gone, or another of that name, which the next snapshot has
 		}
-		if written[uid], err = s.write(ctx, &mesh, report, status.Of(inputs[i])); err != nil {
+		if written[uid], err = s.write(ctx, &mesh, report, s.of(inputs[i])); err != nil {
 			errs = append(errs, err)
 		}
 		var wait time.Duration
@@ -103,8 +109,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 	}
 	rejections := status.Rejections(proxies)
 	reader := snapshot.Reader()
+	faults := s.Findings.Faults()
+	if s.Failures != nil {
+		faults = append(slices.Clone(faults), s.Failures()...)
+	}
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
+		report = withFaults(report, faults)
 		in := status.Input{
 			Report:      report,
 			Namespace:   reader.Namespace(report.Namespace),

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/webhooks"
@@ -22,6 +23,8 @@ import (
 
 // Webhooks keeps the webhook configurations current: which namespaces are enrolled, and who signed the webhooks' certificate.
 type Webhooks struct {
+	// Panics counts what panicked.
+	Panics    *contain.Panics
 	Namespace string
 	// Never are the namespaces that are never part of the mesh.
 	Never            []string
@@ -43,7 +46,7 @@ func (w *Webhooks) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(w.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.MutatingWebhookConfiguration{}), always())).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.ValidatingWebhookConfiguration{}), always())).
-		Complete(w)
+		Complete(contained(w.Panics, "webhooks", w))
 }
 
 // Reconcile implements reconcile.Reconciler.

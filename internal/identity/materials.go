@@ -69,16 +69,20 @@ func (m *Materials) SetSecret(secret *corev1.Secret) {
 	case ControlPlaneCertificate:
 		err = m.ControlPlane.Set(crt, key, ca)
 	case Intermediate:
-		m.mu.Lock()
-		m.intermediate = data
-		m.useIntermediate()
-		err = m.authorityErr
-		m.mu.Unlock()
+		err = m.setIntermediate(data)
 	}
 	if err != nil {
 		m.log.Error("cannot use a certificate", "secret", secret.Namespace+"/"+secret.Name, "error", err)
 	}
 	m.onChange()
+}
+
+func (m *Materials) setIntermediate(data map[string][]byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.intermediate = data
+	m.useIntermediate()
+	return m.authorityErr
 }
 
 // useIntermediate makes the intermediate's Secret the signer's authority. Proxies are told of a new root first.
@@ -97,11 +101,15 @@ func (m *Materials) useIntermediate() {
 
 // SetTrusted takes in the roots that the operator remembers in its trust ConfigMap.
 func (m *Materials) SetTrusted(document []byte) {
+	m.setTrusted(document)
+	m.onChange()
+}
+
+func (m *Materials) setTrusted(document []byte) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.trusted = document
 	m.updateBundle(m.Signer.Authority())
-	m.mu.Unlock()
-	m.onChange()
 }
 
 // Refresh drops roots that have expired since.

@@ -11,7 +11,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
+	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // ControlPlanePort is the port of the Service at which proxies find the control plane.
@@ -42,7 +44,9 @@ type Options struct {
 	Excluded []string
 	// KubernetesVersion is asked of the API server when empty.
 	KubernetesVersion string
-	// Registry takes the metrics of xDS.
+	// NewBuilder makes the builder of the model; model.NewBuilder when nil. For tests that need one with a bug.
+	NewBuilder func(model.Config) ingest.Builder
+	// Registry takes the operator's own metrics.
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
