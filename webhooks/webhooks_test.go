@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -63,6 +64,7 @@ type world struct {
 	api         apiServer
 	snapshot    func() *model.Snapshot
 	unsupported error
+	panics      *contain.Panics
 }
 
 func (w *world) options() webhooks.Options {
@@ -72,6 +74,7 @@ func (w *world) options() webhooks.Options {
 		Snapshot:     w.snapshot,
 		Reader:       &w.api,
 		Unsupported:  w.unsupported,
+		Panics:       w.panics,
 	}
 }
 

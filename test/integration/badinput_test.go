@@ -65,7 +65,7 @@ type badMesh struct {
 func (b badMesh) place() (namespace, name string) {
 	namespace, name = b.namespace, b.object
 	if namespace == "" {
-		namespace = "bad-" + strings.ReplaceAll(b.name, " ", "-")
+		namespace = "bad-" + strings.ReplaceAll(strings.ToLower(b.name), " ", "-")
 	}
 	if name == "" {
 		name = "mesh"
