@@ -59,6 +59,10 @@ func testRights(t *testing.T, w *world) {
 			t.Errorf("dist/install.yaml: %+v", rule)
 		}
 	}
+	// A pod that others wait for does not itself wait for room.
+	if raw, err := os.ReadFile("../../dist/install.yaml"); err != nil || !bytes.Contains(raw, []byte("kind: PriorityClass\n")) || !bytes.Contains(raw, []byte("priorityClassName: tulle\n")) {
+		t.Errorf("dist/install.yaml gives the operator no priority (%v)", err)
+	}
 	for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
 		for _, name := range []string{"", "default", system} {
 			want := verb == "get" && name == system
