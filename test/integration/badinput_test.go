@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -52,6 +53,8 @@ type badMesh struct {
 	// namespace is one of its own when empty; object is the Mesh's name, mesh when empty.
 	namespace, object string
 	spec              string
+	// service is true when there is the Service reviews.
+	service bool
 	// after is the name of a Mesh of the same namespace that is there before, with its spec.
 	after, afterSpec string
 
@@ -94,6 +97,9 @@ func (b badMesh) store(w *world) {
 	w.t.Helper()
 	ns, name := b.place()
 	w.ensureNamespace(ns)
+	if b.service {
+		w.create(clusterService(ns, "reviews", nil))
+	}
 	if b.after != "" {
 		w.create(mesh(ns, b.after, specOf(w.t, b.afterSpec)))
 	}
@@ -127,15 +133,17 @@ func badMeshes() []badMesh {
 			refused: `spec.proxy.podSelector: "Near" is not a valid label selector operator; until it is corrected, new pods of the namespace are refused and pods without a sidecar stay without`,
 		},
 		{
-			name: "version", spec: rule("versions: [{name: v1, labels: {v: '1'}}, {name: v2, labels: {v: '2'}}], routes: [{name: a, to: [{version: v9}]}]"),
+			name: "version", service: true, spec: rule("versions: [{name: v1, labels: {v: '1'}}, {name: v2, labels: {v: '2'}}], routes: [{name: a, to: [{version: v9}]}]"),
 			condition: "ResolvedRefs", reason: "VersionNotFound",
-			message: `spec.services[0].name: namespace bad-version has no Service reviews; create it, or remove or correct this entry; spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has v1, v2`,
+			message: `spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has v1, v2; ` +
+				`spec.services[0].versions[0].labels: no pod of Service reviews has the labels of version v1 (v=1), so requests for it fail; compare with kubectl get pods -n bad-version --show-labels; ` +
+				`spec.services[0].versions[1].labels: no pod of Service reviews has the labels of version v2 (v=2), so requests for it fail; compare with kubectl get pods -n bad-version --show-labels`,
 			refused: `spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has v1, v2`,
 		},
 		{
-			name: "version of none", spec: rule("routes: [{name: a, to: [{version: v9}]}]"),
+			name: "version of none", service: true, spec: rule("routes: [{name: a, to: [{version: v9}]}]"),
 			condition: "ResolvedRefs", reason: "VersionNotFound",
-			message: `spec.services[0].name: namespace bad-version-of-none has no Service reviews; create it, or remove or correct this entry; spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has none; add it to spec.services[0].versions`,
+			message: `spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has none; add it to spec.services[0].versions`,
 			refused: `spec.services[0].routes[0].to[0].version: unknown version "v9"; reviews has none; add it to spec.services[0].versions`,
 		},
 		{
@@ -145,9 +153,9 @@ func badMeshes() []badMesh {
 			refused: `spec.services[0].routes[0].match[0].headers[0].value: not an RE2 expression (missing closing ) in "a(b"); see https://github.com/google/re2/wiki/Syntax`,
 		},
 		{
-			name: "large expression", spec: rule(`routes: [{name: a, match: [{headers: [{name: x, type: RegularExpression, value: "(((a{30}){30}){1,9})"}]}], to: [{}]}]`),
+			name: "large expression", spec: rule(`routes: [{name: a, match: [{headers: [{name: x, type: RegularExpression, value: "([a-f0-9]{200}){5}"}]}], to: [{}]}]`),
 			condition: "Accepted", reason: "InvalidRoute",
-			message: `spec.services[0].routes[0].match[0].headers[0].value: the expression is too large (8111 steps of at most 1000); make its repetitions smaller or split the rule`,
+			message: `spec.services[0].routes[0].match[0].headers[0].value: the expression is too large (2012 steps of at most 2000); make its repetitions smaller or split the rule`,
 			refused: `spec.services[0].routes[0].match[0].headers[0].value: the expression is too large`,
 		},
 		{
@@ -184,6 +192,13 @@ func badMeshes() []badMesh {
 }
 
 func testBadMeshes(t *testing.T, w *world) {
+	w.in(t).eventually("the API server to ask the webhook", func() error {
+		wrong := mesh("healthy", "wrong", v1alpha1.MeshSpec{MeshWide: &v1alpha1.MeshWideSpec{}})
+		if err := w.client.Create(context.Background(), wrong, client.DryRunAll); !apierrors.IsInvalid(err) {
+			return fmt.Errorf("got %v", err)
+		}
+		return nil
+	})
 	for _, row := range badMeshes() {
 		t.Run(row.name, func(t *testing.T) {
 			w := w.in(t)
@@ -317,7 +332,7 @@ func badServices() []badService {
 		{
 			name: "port", spec: rule("ports: [{port: 81, protocol: HTTP}]"), objects: one(nil),
 			condition: "ResolvedRefs", reason: "PortNotFound",
-			message: "spec.services[0].ports[0].port: Service reviews has no TCP port 81; it has 80 (HTTP)",
+			message: "spec.services[0].ports[0].port: Service reviews has no TCP port 81; it has 80 (http)",
 		},
 		{
 			name: "udp", spec: rule("ports: [{port: 80, protocol: HTTP}]"), objects: one(func(s *corev1.ServiceSpec) { s.Ports[0].Protocol = corev1.ProtocolUDP }),
@@ -327,17 +342,17 @@ func badServices() []badService {
 		{
 			name: "tcp", spec: rule(routes), objects: one(func(s *corev1.ServiceSpec) { s.Ports[0].Name = "mysql" }),
 			condition: "Accepted", reason: "ProtocolMismatch",
-			message: "spec.services[0].routes: rules are for HTTP, and Service reviews has no port that speaks it (80 (TCP)); declare one in spec.services[0].ports or remove the rules",
+			message: "spec.services[0].routes: rules are for HTTP, and Service reviews has no port that speaks it (80 (mysql)); declare one in spec.services[0].ports or remove the rules",
 		},
 		{
 			name: "stolen", spec: rule("ports: [{port: 80, protocol: HTTP}]"),
 			objects: func(ns string) []client.Object {
 				s := clusterService(ns, "reviews", func(s *corev1.ServiceSpec) { s.Selector = nil })
-				other := clusterService(ns, "other", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.0.0.200" })
-				return []client.Object{other, s, slice(s, "forged", "10.0.0.200")}
+				other := clusterService(ns, "other", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.0.0.9" })
+				return []client.Object{other, s, slice(s, "forged", "10.0.0.9")}
 			},
 			condition: "ResolvedRefs", status: metav1.ConditionTrue, reason: "Resolved",
-			message: "everything that it names exists; but spec.services[0]: EndpointSlice forged of Service reviews lists 10.0.0.200, which is the cluster IP of Service svc-stolen/other; it is left out, remove it there",
+			message: "everything that it names exists; but spec.services[0]: EndpointSlice forged of Service reviews lists 10.0.0.9, which is the cluster IP of Service svc-stolen/other; it is left out, remove it there",
 		},
 		{
 			name: "contradiction", spec: "services: [{name: reviews, ports: [{port: 80, protocol: HTTP}]}, {name: same-pods}]",
@@ -480,7 +495,7 @@ func testBadPods(t *testing.T, w *world) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := podOf(ns, strings.ReplaceAll(strings.ToLower(row.name), " ", "-"))
+			p := podOf(ns, strings.NewReplacer(" ", "-", "'", "").Replace(strings.ToLower(row.name)))
 			row.edit(p)
 			err = c.Create(t.Context(), p)
 			switch {

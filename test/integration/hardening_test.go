@@ -142,6 +142,7 @@ func testEphemeral(t *testing.T, w *world) {
 		}, "container at-the-admin-socket mounts the volume tulle-admin, which only the mesh's proxy may: remove the mount" + or},
 		{"debugger", func(*corev1.EphemeralContainerCommon) {}, ""},
 	} {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}}
 		if err := w.get(p); err != nil {
 			t.Fatal(err)
 		}
