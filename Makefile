@@ -154,7 +154,7 @@ FUZZTIME ?= 30s
 fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
 	@for target in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z]+' internal webhooks | cut -c6- | sort -u); do \
 	  package="$$(dirname "$$(grep -rlE --include='*_test.go' "^func $$target\(" internal webhooks | head -1)")"; \
-	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$package"; \
+	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "./$$package"; \
 	done
 
 .PHONY: bench
