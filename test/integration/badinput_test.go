@@ -2,7 +2,7 @@ package integration
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"strings"
 	"testing"
 
@@ -195,7 +195,7 @@ func testBadMeshes(t *testing.T, w *world) {
 	w.in(t).eventually("the API server to ask the webhook", func() error {
 		wrong := mesh("healthy", "wrong", v1alpha1.MeshSpec{MeshWide: &v1alpha1.MeshWideSpec{}})
 		if err := w.client.Create(context.Background(), wrong, client.DryRunAll); !apierrors.IsInvalid(err) {
-			return fmt.Errorf("got %v", err)
+			return errors.Join(errors.New("it is not refused as invalid"), err)
 		}
 		return nil
 	})
