@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestRestartOfEverything: all pods end at once, those of DNS, cert-manager and Tulle included, and everything comes back unaided. Then, in
-// the lab, the node does: every container, the kubelet and containerd are killed.
+// TestRestartOfEverything: all pods end, those of DNS, cert-manager and Tulle included, with nobody left behind the webhooks, and everything comes
+// back unaided. Then, in the lab, the node does: every container, the kubelet and containerd are killed.
 //
 // It is not parallel: Go runs it before those that are, alone. In a cluster of somebody's own it ends no pods but its own and Tulle's.
 func TestRestartOfEverything(t *testing.T) {
@@ -30,11 +30,22 @@ func TestRestartOfEverything(t *testing.T) {
 		namespaces = strings.Fields(c.kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}"))
 	}
 	before := c.running(namespaces)
+	// Tulle goes first, and comes back last: else its next pod is admitted while the one before still ends.
+	replicas := c.kubectl("-n", "tulle-system", "get", "deployment", "tulle-manager", "-o", "jsonpath={.spec.replicas}")
+	c.kubectl("-n", "tulle-system", "scale", "deployment/tulle-manager", "--replicas=0")
+	c.eventually("Tulle to have ended", func() bool {
+		pods, err := c.podsOf([]string{"tulle-system"})
+		return err == nil && len(pods) == 0
+	})
 	start := time.Now()
 	for _, ns := range namespaces {
 		c.kubectl("-n", ns, "delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
 	}
 	t.Logf("%d pods of %d namespaces were ended within %v", len(before), len(namespaces), time.Since(start).Round(time.Second))
+	c.eventually("pods of the mesh to be refused", func() bool {
+		return strings.Contains(c.kubectl("get", "events", "--field-selector=reason=FailedCreate", "-o", "jsonpath={.items[*].message}"), `failed calling webhook "enrolled.sidecar`)
+	})
+	c.kubectl("-n", "tulle-system", "scale", "deployment/tulle-manager", "--replicas="+replicas)
 	c.comesBack(t, namespaces, start, len(before), func(p corev1.Pod) bool { return !slices.Contains(before, p.UID) })
 
 	if !c.isLab() {
