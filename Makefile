@@ -148,6 +148,16 @@ test-demo: $(LAB) ## The demo on a cluster of which it knows KUBECONFIG and a re
 	$(LAB) load "$$($(LAB) image envoy --name docker.io/envoyproxy/envoy:distroless-v1.40.0)"; \
 	$(LAB) exec -- go test -tags lab -count=1 -timeout 10m -v -run TestGivenCluster ./test/demo
 
+# A fuzzer's findings are written to its package's testdata/fuzz; commit them with the fix. `make unit` runs all that is kept there.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
+	@for target in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z]+' internal webhooks | cut -c6- | sort -u); do \
+	  package="$$(dirname "$$(grep -rlE --include='*_test.go' "^func $$target\(" internal webhooks | head -1)")"; \
+	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "./$$package"; \
+	done
+
 .PHONY: bench
 bench: ## Measure the control plane's parts.
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./internal/...

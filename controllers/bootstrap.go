@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/tulle-mesh/tulle/internal/bootstrap"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -24,6 +25,8 @@ import (
 // Bootstrap keeps, in each namespace with a Mesh or with pods that have our sidecar, the ConfigMap that these mount: how to verify
 // the control plane. It belongs to no Mesh: pods need it until they end, also after their Mesh is gone.
 type Bootstrap struct {
+	// Panics counts what panicked.
+	Panics           *contain.Panics
 	Namespace        string
 	World            *World
 	Materials        *identity.Materials
@@ -40,7 +43,7 @@ func (b *Bootstrap) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(b.World.Changed.Source(0)).
 		WatchesRawSource(b.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(b.Cache, client.Object(&corev1.ConfigMap{}), always())).
-		Complete(b)
+		Complete(contained(b.Panics, "bootstrap", b))
 }
 
 // Reconcile implements reconcile.Reconciler.

@@ -12,12 +12,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
 // Bundle keeps the ConfigMap of all roots that the mesh trusts: those of before stay until they expire, so that what they
 // signed is still accepted while it is replaced. To forget one earlier, take it out of the ConfigMap, or delete that.
 type Bundle struct {
+	// Panics counts what panicked.
+	Panics           *contain.Panics
 	Namespace        string
 	Materials        *identity.Materials
 	MaterialsChanged *Signal
@@ -29,7 +32,7 @@ type Bundle struct {
 func (b *Bundle) SetupWithManager(m manager.Manager) error {
 	return builder.ControllerManagedBy(m).Named("trust-bundle").WithOptions(options()).
 		WatchesRawSource(b.MaterialsChanged.Source(0)).
-		Complete(b)
+		Complete(contained(b.Panics, "trust-bundle", b))
 }
 
 // Reconcile implements reconcile.Reconciler.

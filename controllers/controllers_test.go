@@ -123,9 +123,6 @@ func TestConflictsIn(t *testing.T) {
 func TestNamespaces(t *testing.T) {
 	t.Parallel()
 	b := model.NewBuilder(model.Config{OperatorNamespace: "tulle-system"})
-	for _, name := range []string{"meshed", "left", "plain", "tulle-system"} {
-		b.Set(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	}
 	b.Set(&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "meshed", Name: "m"}})
 	b.Set(&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: "mesh"}})
 	always := corev1.ContainerRestartPolicyAlways

@@ -16,6 +16,7 @@ type Findings struct {
 	issued    identity.Verdict
 	webhooks  error
 	conflicts map[string]error // by namespace
+	faults    []Fault
 }
 
 // Issued returns the state of the mesh's certificates; false before they were looked at.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -37,11 +38,15 @@ const settleTime = 3 * time.Second
 
 // Status writes the status of every Mesh, and an event when a condition changes.
 type Status struct {
+	// Panics counts what panicked.
+	Panics   *contain.Panics
 	World    *World
 	Findings *Findings
 	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
 	Proxies        func() []xds.ProxyState
 	ProxiesChanged *Signal
+	// Failures returns what can't be compiled; Findings.Changed fires when that may have changed. May be nil.
+	Failures func() []Fault
 	// Installation is what injection gives all pods.
 	Installation inject.Installation
 	// Unsupported says why this Kubernetes can have no sidecars; nil when it can.
@@ -61,7 +66,7 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(s.World.Changed.Source(statusDelay)).
 		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
 		WatchesRawSource(s.Findings.Changed.Source(statusDelay)).
-		Complete(s)
+		Complete(contained(s.Panics, "status", s))
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -84,11 +89,11 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 			errs = append(errs, client.IgnoreNotFound(err))
 			continue // it is gone, or another of that name, which the next snapshot has
 		}
-		if written[uid], err = s.write(ctx, &mesh, report, status.Of(inputs[i])); err != nil {
+		if written[uid], err = s.write(ctx, &mesh, report, s.of(inputs[i])); err != nil {
 			errs = append(errs, err)
 		}
 		var wait time.Duration
-		told[uid], wait = s.tell(ctx, &mesh, written[uid])
+		told[uid], wait = s.tell(&mesh, written[uid])
 		again = max(again, wait)
 	}
 	s.written, s.told = written, told
@@ -104,8 +109,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 	}
 	rejections := status.Rejections(proxies)
 	reader := snapshot.Reader()
+	faults := s.Findings.Faults()
+	if s.Failures != nil {
+		faults = append(slices.Clone(faults), s.Failures()...)
+	}
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
+		report = withFaults(report, faults)
 		in := status.Input{
 			Report:      report,
 			Namespace:   reader.Namespace(report.Namespace),
@@ -154,8 +164,8 @@ func (s *Status) write(ctx context.Context, mesh *v1alpha1.Mesh, report model.Me
 }
 
 // tell records events of what changed since they last told, and returns what they have told of now. Of a Mesh that is too young it
-// tells after the returned time, and of one that ends with its namespace nothing: no event can be made there any more.
-func (s *Status) tell(ctx context.Context, mesh *v1alpha1.Mesh, now v1alpha1.MeshStatus) (v1alpha1.MeshStatus, time.Duration) {
+// tells after the returned time.
+func (s *Status) tell(mesh *v1alpha1.Mesh, now v1alpha1.MeshStatus) (v1alpha1.MeshStatus, time.Duration) {
 	before, ok := s.told[mesh.UID]
 	if !ok {
 		before = mesh.Status
@@ -165,10 +175,6 @@ func (s *Status) tell(ctx context.Context, mesh *v1alpha1.Mesh, now v1alpha1.Mes
 			before = v1alpha1.MeshStatus{}
 		}
 		return before, young
-	}
-	var namespace corev1.Namespace
-	if err := s.Cache.Get(ctx, client.ObjectKey{Name: mesh.Namespace}, &namespace); err != nil || namespace.DeletionTimestamp != nil {
-		return before, 0
 	}
 	_, transitions := status.Merge(before, now, metav1.Time{})
 	for _, e := range transitions {

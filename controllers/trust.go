@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
 
@@ -34,6 +35,8 @@ const (
 
 // Trust keeps the objects from which cert-manager issues what the mesh needs, and says in Findings how far it is.
 type Trust struct {
+	// Panics counts what panicked.
+	Panics    *contain.Panics
 	Namespace string
 	World     *World
 	Materials *identity.Materials
@@ -58,7 +61,7 @@ func (t *Trust) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(t.World.Changed.Source(0)).
 		WatchesRawSource(t.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(t.Cache, client.Object(crd()), always())).
-		Build(t)
+		Build(contained(t.Panics, "trust", t))
 	return err
 }
 
@@ -77,6 +80,7 @@ func (t *Trust) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 		err = t.issue(ctx, &issuance)
 	}
 	issuance.Authority, issuance.AuthorityError = t.Materials.Authority()
+	issuance.Unusable = t.Materials.Unusable()
 	verdict := issuance.Issued()
 	t.Findings.setIssued(verdict)
 	if err != nil {

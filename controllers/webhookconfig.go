@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/webhooks"
@@ -22,7 +23,11 @@ import (
 
 // Webhooks keeps the webhook configurations current: which namespaces are enrolled, and who signed the webhooks' certificate.
 type Webhooks struct {
-	Namespace        string
+	// Panics counts what panicked.
+	Panics    *contain.Panics
+	Namespace string
+	// Never are the namespaces that are never part of the mesh.
+	Never            []string
 	World            *World
 	Materials        *identity.Materials
 	MaterialsChanged *Signal
@@ -30,6 +35,8 @@ type Webhooks struct {
 	Applier          *Applier
 	// Cache is the manager's.
 	Cache cache.Cache
+
+	namespace *metav1.OwnerReference
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -39,7 +46,7 @@ func (w *Webhooks) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(w.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.MutatingWebhookConfiguration{}), always())).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.ValidatingWebhookConfiguration{}), always())).
-		Complete(w)
+		Complete(contained(w.Panics, "webhooks", w))
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -55,6 +62,7 @@ func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	err = w.Applier.Apply(ctx, webhooks.Configurations(enrolled(snapshot), webhooks.Target{
 		Service:  types.NamespacedName{Namespace: w.Namespace, Name: identity.WebhookService},
 		CABundle: ca,
+		Never:    w.Never,
 		Owner:    owner,
 	})...)
 	conflict, rest := conflictsIn(err)
@@ -66,13 +74,17 @@ func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	return reconcile.Result{}, rest
 }
 
-// owner is the operator's Namespace: the configurations go with it, or no pod of an enrolled namespace could start any more.
+// owner is the operator's Namespace: the configurations go with it, or no pod of an enrolled namespace could start any more. It is
+// the only Namespace that the operator may read, and it is the same for as long as the operator lives.
 func (w *Webhooks) owner(ctx context.Context) (*metav1.OwnerReference, error) {
-	var namespace corev1.Namespace
-	if err := w.Cache.Get(ctx, client.ObjectKey{Name: w.Namespace}, &namespace); err != nil {
-		return nil, errors.Join(errors.New("read the operator's Namespace"), err)
+	if w.namespace == nil {
+		var namespace corev1.Namespace
+		if err := w.Applier.Direct.Get(ctx, client.ObjectKey{Name: w.Namespace}, &namespace); err != nil {
+			return nil, errors.Join(errors.New("read the operator's Namespace"), err)
+		}
+		w.namespace = &metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: namespace.Name, UID: namespace.UID}
 	}
-	return &metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: namespace.Name, UID: namespace.UID}, nil
+	return w.namespace, nil
 }
 
 // enrolled are the namespaces with a Mesh that enrols them.

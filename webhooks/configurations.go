@@ -22,6 +22,8 @@ const (
 	InjectPath = "/inject"
 	// InjectNewPath serves the pods of all other namespaces, which a Mesh may have enrolled a moment ago.
 	InjectNewPath = "/inject-new"
+	// EphemeralPath serves the ephemeral containers of the pods of enrolled namespaces.
+	EphemeralPath = "/ephemeral"
 	// ValidatePath serves Meshes.
 	ValidatePath = "/validate"
 )
@@ -32,6 +34,8 @@ type Target struct {
 	Service types.NamespacedName
 	// CABundle is the PEM of who signed the webhooks' certificate.
 	CABundle []byte
+	// Never are the namespaces that are never part of the mesh: their pods don't wait for Tulle.
+	Never []string
 	// Owner is an object of the cluster that goes when Tulle is removed, such as the operator's Namespace. The
 	// configurations go with it: pods of enrolled namespaces can't start while their webhook has nobody behind it.
 	Owner *metav1.OwnerReference
@@ -42,15 +46,17 @@ func Configurations(namespaces []string, target Target) []client.Object {
 	enrolled := slices.Clone(namespaces)
 	slices.Sort(enrolled)
 	enrolled = slices.Compact(enrolled)
-	never := []string{metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, target.Service.Namespace}
-	enrolled = slices.DeleteFunc(enrolled, func(n string) bool { return slices.Contains(never, n) })
+	enrolled = slices.DeleteFunc(enrolled, func(n string) bool { return slices.Contains(target.Never, n) })
 
+	validating := []admissionv1.ValidatingWebhook{meshWebhook(target)}
 	var pods []admissionv1.MutatingWebhook
 	if len(enrolled) > 0 {
-		pods = append(pods, podWebhook("enrolled."+sidecarDomain, InjectPath, target, namespaceIs(metav1.LabelSelectorOpIn, enrolled), admissionv1.Fail, 10))
+		here := namespaceIs(metav1.LabelSelectorOpIn, enrolled)
+		pods = append(pods, podWebhook("enrolled."+sidecarDomain, InjectPath, target, here, admissionv1.Fail, 10))
+		validating = append(validating, ephemeralWebhook(target, here))
 	}
-	others := namespaceIs(metav1.LabelSelectorOpNotIn, append(never, enrolled...))
-	pods = append(pods, podWebhook("new."+sidecarDomain, InjectNewPath, target, others, admissionv1.Ignore, 3))
+	others := namespaceIs(metav1.LabelSelectorOpNotIn, slices.Concat(target.Never, enrolled))
+	pods = append(pods, podWebhook("new."+sidecarDomain, InjectNewPath, target, others, admissionv1.Ignore, newTimeout))
 
 	return []client.Object{
 		&admissionv1.MutatingWebhookConfiguration{
@@ -61,10 +67,15 @@ func Configurations(namespaces []string, target Target) []client.Object {
 		&admissionv1.ValidatingWebhookConfiguration{
 			TypeMeta:   typeMeta("ValidatingWebhookConfiguration"),
 			ObjectMeta: objectMeta(target),
-			Webhooks:   []admissionv1.ValidatingWebhook{meshWebhook(target)},
+			Webhooks:   validating,
 		},
 	}
 }
+
+// newTimeout, in seconds, is what a pod of a namespace that has nothing to do with the mesh may wait when the webhook's packets
+// get lost, as after the death of a node, until the Service forgets that replica. It is enough for a slow API server: the webhook
+// asks it for the namespace's Meshes. A refused connection costs no time.
+const newTimeout = 2
 
 // sidecarDomain ends the names of the webhooks that inject.
 const sidecarDomain = "sidecar." + group
@@ -100,6 +111,23 @@ func podWebhook(name, path string, target Target, namespaces *metav1.LabelSelect
 		SideEffects:    ptr(admissionv1.SideEffectClassNone),
 		// Other webhooks may add containers with probes.
 		ReinvocationPolicy: ptr(admissionv1.IfNeededReinvocationPolicy),
+	}
+}
+
+// ephemeralWebhook refuses containers that are added to a running pod and would get around its proxy. It has no selector by
+// labels: those of a running pod can be changed by who adds the container.
+func ephemeralWebhook(target Target, namespaces *metav1.LabelSelector) admissionv1.ValidatingWebhook {
+	return admissionv1.ValidatingWebhook{
+		Name:                    "ephemeral." + sidecarDomain,
+		AdmissionReviewVersions: []string{"v1"},
+		ClientConfig:            clientConfig(target, EphemeralPath),
+		Rules:                   rules("", "v1", "pods/ephemeralcontainers", admissionv1.Update),
+		NamespaceSelector:       namespaces,
+		ObjectSelector:          &metav1.LabelSelector{},
+		FailurePolicy:           ptr(admissionv1.Fail),
+		TimeoutSeconds:          ptr(int32(10)),
+		MatchPolicy:             ptr(admissionv1.Equivalent),
+		SideEffects:             ptr(admissionv1.SideEffectClassNone),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/webhooks"
 )
 
@@ -22,7 +23,7 @@ func TestConfigurations(t *testing.T) {
 	for name, namespaces := range map[string][]string{
 		"no-namespaces": nil,
 		// Neither order nor repetition counts, and what must never be injected stays out.
-		"two-namespaces": {"shop", "bank", "shop", "kube-system", operatorNamespace},
+		"two-namespaces": {"shop", "bank", "shop", "kube-system", operatorNamespace, "cert-manager"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -30,6 +31,7 @@ func TestConfigurations(t *testing.T) {
 			for _, o := range webhooks.Configurations(namespaces, webhooks.Target{
 				Service:  types.NamespacedName{Namespace: operatorNamespace, Name: "tulle-webhook"},
 				CABundle: []byte("a bundle"),
+				Never:    model.Config{OperatorNamespace: operatorNamespace, Excluded: []string{"cert-manager"}}.NeverMeshed(),
 				Owner:    &metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: operatorNamespace, UID: "7"},
 			}) {
 				raw, err := yaml.Marshal(o)

@@ -39,7 +39,7 @@ func (p *pods) Handle(ctx context.Context, req admission.Request) admission.Resp
 	case err != nil:
 		return admission.Errored(http.StatusBadRequest, err)
 	case result.LeftOut != "":
-		log.FromContext(ctx).V(1).Info("Pod left out", "pod", podName(req), "reason", result.LeftOut)
+		log.FromContext(ctx).V(1).Info("Pod left out", "pod", objectName(req), "reason", result.LeftOut)
 		return admission.Allowed(result.LeftOut)
 	}
 	response := admission.Allowed("").WithWarnings(result.Warnings...)
@@ -96,26 +96,25 @@ func (p *pods) resolve(ctx context.Context, namespace string) (*model.Namespace,
 
 // leaveInPeace allows what a handler can't decide: namespaces without a Mesh must not depend on the mesh's health.
 func leaveInPeace(h admission.Handler) admission.Handler {
-	return admission.HandlerFunc(func(ctx context.Context, req admission.Request) (response admission.Response) {
-		defer func() {
-			if r := recover(); r != nil {
-				log.FromContext(ctx).Error(fmt.Errorf("panic: %v", r), "Pod not injected", "pod", podName(req))
-				response = admission.Allowed("not injected")
-			}
-		}()
-		response = h.Handle(ctx, req)
+	return admission.HandlerFunc(func(ctx context.Context, req admission.Request) admission.Response {
+		response := h.Handle(ctx, req)
 		if !response.Allowed && response.Result.Code != http.StatusForbidden {
-			log.FromContext(ctx).Info("Pod not injected", "pod", podName(req), "reason", response.Result.Message)
+			log.FromContext(ctx).Info("Pod not injected", "pod", objectName(req), "reason", response.Result.Message)
 			return admission.Allowed("not injected").WithWarnings("not injected into the mesh: " + response.Result.Message)
 		}
 		return response
 	})
 }
 
-// podName names a pod, which may have no name yet.
-func podName(req admission.Request) string {
-	if req.Name != "" {
-		return req.Namespace + "/" + req.Name
+// ephemeral answers for one pod that is given ephemeral containers.
+func ephemeral(_ context.Context, req admission.Request) admission.Response {
+	err := inject.RefuseEphemeral(req.Object.Raw)
+	var refused *inject.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return admission.Denied(refused.Reason)
+	case err != nil:
+		return admission.Errored(http.StatusBadRequest, err)
 	}
-	return req.Namespace + "/(generated)"
+	return admission.Allowed("")
 }

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -63,6 +64,7 @@ type world struct {
 	api         apiServer
 	snapshot    func() *model.Snapshot
 	unsupported error
+	panics      *contain.Panics
 }
 
 func (w *world) options() webhooks.Options {
@@ -72,6 +74,7 @@ func (w *world) options() webhooks.Options {
 		Snapshot:     w.snapshot,
 		Reader:       &w.api,
 		Unsupported:  w.unsupported,
+		Panics:       w.panics,
 	}
 }
 
@@ -217,11 +220,11 @@ func TestPods(t *testing.T) {
 		},
 		"a panic": {
 			path: webhooks.InjectPath, world: world{snapshot: func() *model.Snapshot { panic("a bug") }}, request: pod("shop", plainPod),
-			code: http.StatusInternalServerError, message: "panic: a bug [recovered]",
+			code: http.StatusInternalServerError, message: "Pod shop/(generated): a bug of Tulle (panic; counted in tulle_panics_total",
 		},
 		"a panic, not enrolled": {
 			path: webhooks.InjectNewPath, world: world{snapshot: func() *model.Snapshot { panic("a bug") }}, request: pod("shop", plainPod),
-			message: "not injected",
+			message: "not injected", warning: "not injected into the mesh: Pod shop/(generated): a bug of Tulle",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -54,10 +55,12 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "address to serve /healthz and /readyz at")
+	excluded := flags.String("excluded-namespaces", "cert-manager", "namespaces, comma-separated, that are never part of the mesh, besides Kubernetes' own and the operator's: those of what Tulle needs to start")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, level, err
 	}
+	o.Excluded = strings.FieldsFunc(*excluded, func(r rune) bool { return r == ',' || r == ' ' })
 	switch {
 	case flags.NArg() > 0:
 		return o, level, fmt.Errorf("unexpected argument %q: only flags are understood", flags.Arg(0))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -10,12 +11,14 @@ func TestParse(t *testing.T) {
 	t.Parallel()
 	pod := map[string]string{"POD_NAMESPACE": "tulle-system", "TULLE_IMAGE": "tulle.dev/operator:v1"}
 	tests := map[string]struct {
-		args  []string
-		env   map[string]string
-		error string
+		args []string
+		// excluded namespaces; the default when nil.
+		excluded []string
+		env      map[string]string
+		error    string
 	}{
 		"in its pod":      {env: pod},
-		"flags":           {args: []string{"--xds-address=127.0.0.1:1", "--log-level=debug"}, env: pod},
+		"flags":           {args: []string{"--xds-address=127.0.0.1:1", "--log-level=debug", "--excluded-namespaces=issuers, cni"}, env: pod, excluded: []string{"issuers", "cni"}},
 		"no namespace":    {env: map[string]string{"TULLE_IMAGE": "x"}, error: "POD_NAMESPACE is not set"},
 		"no image":        {env: map[string]string{"POD_NAMESPACE": "x"}, error: "TULLE_IMAGE is not set"},
 		"unknown flag":    {args: []string{"--nope"}, env: pod, error: "flag provided but not defined"},
@@ -37,6 +40,9 @@ func TestParse(t *testing.T) {
 			}
 			if o.Namespace != "tulle-system" || o.Image != "tulle.dev/operator:v1" || o.EnvoyImage == "" || o.WebhookAddress != ":9443" {
 				t.Errorf("options %+v", o)
+			}
+			if excluded := []string{"cert-manager"}; !slices.Equal(o.Excluded, tt.excluded) && (tt.excluded != nil || !slices.Equal(o.Excluded, excluded)) {
+				t.Errorf("excluded namespaces %q", o.Excluded)
 			}
 			if flags := len(tt.args) > 0; flags != (o.XDSAddress == "127.0.0.1:1") || flags != (level == slog.LevelDebug) {
 				t.Errorf("xDS at %s, level %v", o.XDSAddress, level)

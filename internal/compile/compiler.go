@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -16,6 +17,8 @@ type Compiler struct {
 	onError func(resource.ScopedRef, error)
 	// onLate, if not nil, is told that something was read from a view that is not the newest.
 	onLate func()
+	// translate is Compile, but in a test.
+	translate func(*model.Reader, resource.Scope, resource.Ref) (*resource.Resource, error)
 
 	mu sync.Mutex
 	// current is the newest snapshot.
@@ -28,6 +31,8 @@ type Compiler struct {
 	readers map[model.Key]map[resource.ScopedRef]*entry
 	// late are resources that were read from an older snapshot than current. They were not kept, and may be different by now.
 	late map[resource.ScopedRef]struct{}
+	// failed are the entries that could not be made.
+	failed map[resource.ScopedRef]*entry
 	// bodies lets equal resources of different scopes share their bytes.
 	bodies map[bodyKey]*body
 }
@@ -39,6 +44,7 @@ type entry struct {
 	done  chan struct{}
 
 	resource *resource.Resource
+	err      error
 	keys     []model.Key
 	body     *body
 }
@@ -59,10 +65,12 @@ type bodyKey struct {
 func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 	return &Compiler{
 		onError:    onError,
+		translate:  Compile,
 		entries:    map[resource.ScopedRef]*entry{},
 		unfinished: map[resource.ScopedRef]struct{}{},
 		readers:    map[model.Key]map[resource.ScopedRef]*entry{},
 		late:       map[resource.ScopedRef]struct{}{},
+		failed:     map[resource.ScopedRef]*entry{},
 		bodies:     map[bodyKey]*body{},
 	}
 }
@@ -125,7 +133,7 @@ func (c *Compiler) resource(s *model.Snapshot, ref resource.ScopedRef) *resource
 		if c.onLate != nil {
 			c.onLate()
 		}
-		r, _ := c.compile(s, ref)
+		r, _, _ := c.compile(s, ref)
 		return r
 	case mine:
 		c.fill(e, s, ref)
@@ -156,7 +164,7 @@ func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, m
 
 // fill compiles an entry and lets others have it.
 func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
-	r, keys := c.compile(s, ref)
+	r, keys, err := c.compile(s, ref)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(e.done)
@@ -165,7 +173,9 @@ func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 		return // Advance was here meanwhile and has named it as changed
 	}
 	delete(c.unfinished, ref)
-	e.keys = keys
+	if e.keys, e.err = keys, err; err != nil {
+		c.failed[ref] = e
+	}
 	c.share(e)
 	for _, key := range keys {
 		if c.readers[key] == nil {
@@ -175,13 +185,16 @@ func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	}
 }
 
-func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (*resource.Resource, []model.Key) {
+// compile makes a resource. One that makes it panic is missing, like one that can't be made for another reason: others wait for it.
+func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (r *resource.Resource, _ []model.Key, err error) {
 	reader := s.Reader()
-	r, err := Compile(reader, ref.Scope, ref.Ref)
+	if panicked := contain.Do(ref.String(), func() { r, err = c.translate(reader, ref.Scope, ref.Ref) }); panicked != nil {
+		r, err = nil, panicked
+	}
 	if err != nil {
 		c.onError(ref, err)
 	}
-	return r, reader.Keys()
+	return r, reader.Keys(), err
 }
 
 // share makes an entry use the bytes of an equal resource, if there is one.
@@ -202,6 +215,7 @@ func (c *Compiler) share(e *entry) {
 
 func (c *Compiler) drop(ref resource.ScopedRef, e *entry) {
 	delete(c.entries, ref)
+	delete(c.failed, ref)
 	for _, key := range e.keys {
 		delete(c.readers[key], ref)
 		if len(c.readers[key]) == 0 {

@@ -27,7 +27,8 @@ type Materials struct {
 	domain       string
 	intermediate map[string][]byte // the Secret's data
 	authorityErr error
-	trusted      []byte // PEM of the trust ConfigMap
+	servingErr   map[string]error // by Secret: why the newest can't be used
+	trusted      []byte           // PEM of the trust ConfigMap
 	bundle       []byte
 }
 
@@ -54,8 +55,8 @@ func (m *Materials) SetTerms(domain string, lifetime time.Duration) error {
 	return nil
 }
 
-// SetSecret takes a Secret of cert-manager's in. One that can't be used is logged and, for the intermediate, told by
-// State; what was there before stays in use.
+// SetSecret takes a Secret of cert-manager's in. One that can't be used is logged and told by
+// Authority or Unusable; what was there before stays in use.
 func (m *Materials) SetSecret(secret *corev1.Secret) {
 	data := secret.Data
 	crt, key, ca := data[corev1.TLSCertKey], data[corev1.TLSPrivateKeyKey], data[CAKey]
@@ -65,20 +66,42 @@ func (m *Materials) SetSecret(secret *corev1.Secret) {
 	var err error
 	switch secret.Name {
 	case WebhookCertificate:
-		err = m.Webhook.Set(crt, key, ca)
+		err = m.setServing(m.Webhook, crt, key, ca)
 	case ControlPlaneCertificate:
-		err = m.ControlPlane.Set(crt, key, ca)
+		err = m.setServing(m.ControlPlane, crt, key, ca)
 	case Intermediate:
-		m.mu.Lock()
-		m.intermediate = data
-		m.useIntermediate()
-		err = m.authorityErr
-		m.mu.Unlock()
+		err = m.setIntermediate(data)
 	}
 	if err != nil {
 		m.log.Error("cannot use a certificate", "secret", secret.Namespace+"/"+secret.Name, "error", err)
 	}
 	m.onChange()
+}
+
+func (m *Materials) setServing(s *Serving, crt, key, ca []byte) error {
+	err := s.Set(crt, key, ca)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.servingErr == nil {
+		m.servingErr = map[string]error{}
+	}
+	m.servingErr[s.name] = err
+	return err
+}
+
+// Unusable returns why the newest certificate of one of the servers can't be used; what was there before serves on.
+func (m *Materials) Unusable() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return errors.Join(m.servingErr[ControlPlaneCertificate], m.servingErr[WebhookCertificate])
+}
+
+func (m *Materials) setIntermediate(data map[string][]byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.intermediate = data
+	m.useIntermediate()
+	return m.authorityErr
 }
 
 // useIntermediate makes the intermediate's Secret the signer's authority. Proxies are told of a new root first.
@@ -97,11 +120,15 @@ func (m *Materials) useIntermediate() {
 
 // SetTrusted takes in the roots that the operator remembers in its trust ConfigMap.
 func (m *Materials) SetTrusted(document []byte) {
+	m.setTrusted(document)
+	m.onChange()
+}
+
+func (m *Materials) setTrusted(document []byte) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.trusted = document
 	m.updateBundle(m.Signer.Authority())
-	m.mu.Unlock()
-	m.onChange()
 }
 
 // Refresh drops roots that have expired since.

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/tulle-mesh/tulle/internal/contain"
 )
 
 // refreshInterval is how often expired roots are dropped.
@@ -24,6 +26,8 @@ type Watch struct {
 	Client    kubernetes.Interface
 	Namespace string
 	Materials *Materials
+	// Panics counts and logs what panicked on what was read; what was there before serves on.
+	Panics *contain.Panics
 }
 
 // NeedLeaderElection is false: every replica signs and serves.
@@ -55,7 +59,7 @@ func (w *Watch) secret(name string) cache.Controller {
 		secrets.Watch,
 		func(object any) {
 			if s, ok := object.(*corev1.Secret); ok {
-				w.Materials.SetSecret(s)
+				w.contain("Secret "+s.Name, func() { w.Materials.SetSecret(s) })
 			}
 		},
 		// What is in memory serves until there is something newer.
@@ -69,11 +73,15 @@ func (w *Watch) trust() cache.Controller {
 		maps.Watch,
 		func(object any) {
 			if m, ok := object.(*corev1.ConfigMap); ok {
-				w.Materials.SetTrusted([]byte(m.Data[CAKey]))
+				w.contain("ConfigMap "+m.Name, func() { w.Materials.SetTrusted([]byte(m.Data[CAKey])) })
 			}
 		},
 		// This is how a person makes the mesh forget old roots.
 		func(any) { w.Materials.SetTrusted(nil) })
+}
+
+func (w *Watch) contain(what string, f func()) {
+	_ = w.Panics.Do(contain.Credential, what, f) // it is told, and there is nobody to hand it to
 }
 
 // single watches one object.
@@ -110,7 +118,7 @@ func (w *Watch) refresh(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			w.Materials.Refresh()
+			w.contain("trust bundle", w.Materials.Refresh)
 		}
 	}
 }

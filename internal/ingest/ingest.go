@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
@@ -25,14 +26,21 @@ type Builder interface {
 	Delete(object any)
 	SetTrust(bundle []byte)
 	Snapshot() *model.Snapshot
+	Succeed(last *model.Snapshot)
 }
 
 // Options of an Ingester.
 type Options struct {
 	// Cache has the informers. Its options should have ByObject, or it holds more than is read.
 	Cache cache.Cache
-	// Builder is used by no one else.
-	Builder Builder
+	// NewBuilder returns a builder of an empty mesh, used by no one else. There is a second one only after the first has panicked.
+	NewBuilder func() Builder
+	// Panics counts and logs what made a builder panic.
+	Panics *contain.Panics
+	// Barred, if not nil, is told of all objects that can't be taken in, whenever they change.
+	Barred func([]Barred)
+	// Root names the root Mesh.
+	Root client.ObjectKey
 	// Publish is called, one call at a time, with each new snapshot.
 	Publish func(*model.Snapshot)
 	Log     logr.Logger
@@ -44,8 +52,10 @@ type Options struct {
 type Ingester struct {
 	options   Options
 	queue     *queue
+	guard     *guard
 	pacer     pacer
-	arrived   uint64 // of the changes that may wait, those that the pacer knows of
+	retry     time.Time // when a barred object may be tried again; zero when none waits
+	arrived   uint64    // of the changes that may wait, those that the pacer knows of
 	revision  uint64
 	published chan struct{}
 }
@@ -55,7 +65,7 @@ func New(o Options) *Ingester {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	return &Ingester{options: o, queue: newQueue(), published: make(chan struct{})}
+	return &Ingester{options: o, queue: newQueue(), guard: newGuard(o), published: make(chan struct{})}
 }
 
 // NeedLeaderElection is false: every replica serves from its own informers.
@@ -110,20 +120,20 @@ func (i *Ingester) watch(ctx context.Context) ([]toolscache.InformerSynced, erro
 // watched are the kinds that the model reads.
 func watched() []client.Object {
 	return []client.Object{
-		&v1alpha1.Mesh{}, &corev1.Namespace{}, &corev1.Node{}, &networkingv1.ServiceCIDR{}, replicaSets(),
+		&v1alpha1.Mesh{}, &corev1.Node{}, &networkingv1.ServiceCIDR{}, replicaSets(),
 		&corev1.Service{}, &corev1.Pod{}, &discoveryv1.EndpointSlice{},
 	}
 }
 
 // run owns the builder until the context ends.
 func (i *Ingester) run(ctx context.Context) {
-	i.feed(i.queue.takeEndpoints())
-	i.publishRest(i.options.Clock.Now())
-	close(i.published)
+	now := i.options.Clock.Now()
+	i.feed(i.queue.takeEndpoints(), now)
+	i.publishRest(now)
 	timer := i.options.Clock.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		if due, waits := i.pacer.due(); waits {
+		if due, waits := i.due(); waits {
 			timer.Reset(max(0, due.Sub(i.options.Clock.Now())))
 		}
 		select {
@@ -136,11 +146,20 @@ func (i *Ingester) run(ctx context.Context) {
 	}
 }
 
+// due returns when there is something to do even if nothing arrives; false when there is not.
+func (i *Ingester) due() (time.Time, bool) {
+	due, waits := i.pacer.due()
+	if !i.retry.IsZero() && (!waits || i.retry.Before(due)) {
+		return i.retry, true
+	}
+	return due, waits
+}
+
 // step publishes what is due now.
 func (i *Ingester) step(now time.Time) {
 	if endpoints := i.queue.takeEndpoints(); len(endpoints) > 0 {
-		i.feed(endpoints)
-		i.publish()
+		i.feed(endpoints, now)
+		i.publish(now)
 	}
 	if arrived := i.queue.restArrived(); arrived != i.arrived {
 		i.arrived = arrived
@@ -149,34 +168,41 @@ func (i *Ingester) step(now time.Time) {
 	if due, waits := i.pacer.due(); waits && !now.Before(due) {
 		i.publishRest(now)
 	}
+	tried, next, waits := i.guard.retry(now)
+	if i.retry = (time.Time{}); waits {
+		i.retry = next
+	}
+	if tried {
+		i.publish(now)
+	}
 }
 
 func (i *Ingester) publishRest(now time.Time) {
 	rest, trust, newTrust := i.queue.takeRest()
-	i.feed(rest)
+	i.feed(rest, now)
 	if newTrust {
-		i.options.Builder.SetTrust(trust)
+		i.guard.setTrust(trust)
 	}
 	i.pacer.done(now)
-	i.publish()
+	i.publish(now)
 }
 
-func (i *Ingester) feed(changes []change) {
+func (i *Ingester) feed(changes []change, now time.Time) {
 	for _, c := range changes {
-		if c.deleted {
-			i.options.Builder.Delete(c.object)
-		} else {
-			i.options.Builder.Set(c.object)
-		}
+		i.guard.take(c, now)
 	}
 }
 
 // publish hands on the snapshot when it differs from the last one.
-func (i *Ingester) publish() {
-	snapshot := i.options.Builder.Snapshot()
-	if snapshot.Revision() == i.revision {
+func (i *Ingester) publish(now time.Time) {
+	snapshot := i.guard.snapshot(now)
+	if snapshot == nil || snapshot.Revision() == i.revision {
 		return
 	}
+	first := i.revision == 0
 	i.revision = snapshot.Revision()
 	i.options.Publish(snapshot)
+	if first {
+		close(i.published)
+	}
 }

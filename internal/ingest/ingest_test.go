@@ -62,7 +62,7 @@ func endpoints(service, address string) *discoveryv1.EndpointSlice {
 func newIngester(t *testing.T) (*Ingester, *recorder, *int) {
 	t.Helper()
 	builder, published := &recorder{Builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system"})}, 0
-	i := New(Options{Builder: builder, Publish: func(*model.Snapshot) { published++ }, Log: testr.New(t)})
+	i := New(Options{NewBuilder: func() Builder { return builder }, Publish: func(*model.Snapshot) { published++ }, Log: testr.New(t)})
 	i.publishRest(at(0))
 	published = 0
 	return i, builder, &published

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,7 +64,7 @@ func (q *queue) add(event any, deleted bool) {
 	if !ok {
 		return
 	}
-	key := fmt.Sprintf("%T %s/%s", object, object.GetNamespace(), object.GetName())
+	key := objectKey(object)
 	q.mu.Lock()
 	if urgent(object) {
 		q.endpoints.put(key, change{object, deleted})

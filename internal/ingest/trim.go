@@ -19,7 +19,6 @@ func ByObject() map[client.Object]cache.ByObject {
 		&corev1.Pod{}:                {Transform: trimmed(trimPod)},
 		&corev1.Service{}:            {Transform: trimmed(trimService)},
 		&corev1.Node{}:               {Transform: trimmed(trimNode)},
-		&corev1.Namespace{}:          {Transform: trimmed(trimNamespace)},
 		&discoveryv1.EndpointSlice{}: {Transform: trimmed(trimEndpointSlice)},
 		replicaSets():                {Transform: trimmed(trimMetadata)},
 	}
@@ -61,11 +60,6 @@ func keepOwn(annotations map[string]string) map[string]string {
 }
 
 func trimMetadata(m *metav1.PartialObjectMetadata) { m.Annotations, m.Labels = nil, nil }
-
-func trimNamespace(n *corev1.Namespace) {
-	n.Annotations = nil
-	n.Spec = corev1.NamespaceSpec{}
-}
 
 func trimNode(n *corev1.Node) {
 	n.Annotations = nil

@@ -44,11 +44,11 @@ func Inject(raw []byte, s Settings) (Result, error) {
 	if why, err := leftOut(pod, s); why != "" || err != nil {
 		return Result{LeftOut: why}, err
 	}
-	if err := refuse(pod); err != nil {
-		return Result{}, err
-	}
 	parts, err := sidecarOf(s)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := refuse(pod, parts); err != nil {
 		return Result{}, err
 	}
 	var p patch
@@ -121,52 +121,30 @@ func leftOut(pod *corev1.Pod, s Settings) (string, error) {
 
 // injected reports whether the pod has its sidecar. The annotation alone may come from a copied manifest.
 func injected(pod *corev1.Pod) bool {
-	return pod.Annotations[sidecar.VersionAnnotation] != "" &&
-		slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == sidecar.ProxyContainer })
+	return pod.Annotations[sidecar.VersionAnnotation] != "" && hasProxy(pod)
 }
 
-// refuse returns a *RefusedError when the pod would not work, or would get around its proxy.
-func refuse(pod *corev1.Pod) error {
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			if ours := c.Name == sidecar.ProxyContainer || c.Name == sidecar.InitContainer; ours && injected(pod) {
-				continue
-			} else if ours {
-				return refused("container %s: the name is reserved for the mesh: rename the container, or leave the pod out with the label %s: \"false\"", c.Name, sidecar.InjectLabel)
-			}
-			if user := runAsUser(pod, c); user != nil && *user == sidecar.UID {
-				return refused("container %s runs as user %d, as the mesh's proxy does, whose traffic is not redirected: give it another securityContext.runAsUser, or leave the pod out with the label %s: \"false\"",
-					c.Name, sidecar.UID, sidecar.InjectLabel)
-			}
-		}
-	}
-	for _, v := range pod.Spec.Volumes {
-		if (v.Name == credentialsVolume || v.Name == adminVolume) && !injected(pod) {
-			return refused("volume %s: the name is reserved for the mesh: rename the volume, or leave the pod out with the label %s: \"false\"", v.Name, sidecar.InjectLabel)
-		}
-	}
-	return nil
-}
-
-func refused(format string, args ...any) error {
-	return &RefusedError{fmt.Sprintf(format, args...)}
-}
-
-func runAsUser(pod *corev1.Pod, c *corev1.Container) *int64 {
-	if c.SecurityContext != nil && c.SecurityContext.RunAsUser != nil {
-		return c.SecurityContext.RunAsUser
-	}
-	if pod.Spec.SecurityContext != nil {
-		return pod.Spec.SecurityContext.RunAsUser
-	}
-	return nil
+// hasProxy goes by the container alone: the annotations of a running pod can be changed.
+func hasProxy(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == sidecar.ProxyContainer })
 }
 
 func warnings(pod *corev1.Pod) []string {
 	all := probeWarnings(pod)
 	if pod.Spec.DNSPolicy == corev1.DNSDefault {
 		all = append(all, "dnsPolicy Default: the proxy finds the control plane by the cluster's DNS and will not start without it: use ClusterFirst")
+	}
+	if deref(pod.Spec.ShareProcessNamespace) || pod.Spec.HostPID {
+		all = append(all, fmt.Sprintf("the pod's containers see the proxy's processes (shareProcessNamespace or hostPID): as root or user %d they reach its token and its "+
+			"admin interface: do without, unless all of them may act as the pod's service account", sidecar.UID))
+	}
+	for _, c := range apps(pod) {
+		for _, p := range c.Ports {
+			switch p.ContainerPort {
+			case sidecar.OutboundPort, sidecar.InboundPort, sidecar.StatsPort, sidecar.ProbePort:
+				all = append(all, fmt.Sprintf("container %s: port %d is the proxy's in this pod, the app can't listen on it: use another", c.Name, p.ContainerPort))
+			}
+		}
 	}
 	return all
 }

@@ -400,7 +400,8 @@ func TestSupported(t *testing.T) {
 	}
 }
 
-// FuzzInject holds that no input panics, and that a patch, when there is one, fits its pod.
+// FuzzInject holds of any JSON: nothing panics; a patch fits its pod, leaves a pod to which there is nothing to add, and changes
+// nothing that is not the mesh's, known field or not.
 func FuzzInject(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil {
@@ -435,5 +436,73 @@ func FuzzInject(f *testing.F) {
 		if again, err := inject.Inject(patched, settings()); err != nil || again.Patch != nil {
 			t.Fatalf("not idempotent: %s, %v", again.Patch, err)
 		}
+		if err := inject.RefuseEphemeral(patched); err != nil && !strings.Contains(err.Error(), "container ") {
+			t.Fatalf("an ephemeral container: %v", err)
+		}
+		if diff := cmp.Diff(withoutOurs(t, pod), withoutOurs(t, patched)); diff != "" {
+			t.Fatalf("changed what is not the mesh's:\n%s", diff)
+		}
 	})
+}
+
+// withoutOurs is a pod without what injection adds, and without where its HTTP probes and hooks go.
+func withoutOurs(t *testing.T, raw []byte) map[string]any {
+	t.Helper()
+	var pod map[string]any
+	if err := json.Unmarshal(raw, &pod); err != nil {
+		t.Fatal(err)
+	}
+	metadata, _ := pod["metadata"].(map[string]any)
+	if annotations, _ := metadata["annotations"].(map[string]any); annotations != nil {
+		for _, key := range []string{sidecar.VersionAnnotation, sidecar.SkipDetectionAnnotation, sidecar.ProbesAnnotation} {
+			delete(annotations, key)
+		}
+	}
+	spec, _ := pod["spec"].(map[string]any)
+	for _, list := range []string{"initContainers", "containers"} {
+		items, _ := spec[list].([]any)
+		for _, item := range items {
+			if c, ok := item.(map[string]any); ok {
+				lifecycle, _ := c["lifecycle"].(map[string]any)
+				for _, call := range []any{c["startupProbe"], c["livenessProbe"], c["readinessProbe"], lifecycle["postStart"], lifecycle["preStop"]} {
+					call, _ := call.(map[string]any)
+					get, _ := call["httpGet"].(map[string]any)
+					for _, key := range []string{"path", "port", "scheme"} {
+						delete(get, key)
+					}
+				}
+			}
+		}
+	}
+	for _, list := range []string{"initContainers", "volumes"} {
+		items, _ := spec[list].([]any)
+		spec[list] = slices.DeleteFunc(items, func(item any) bool {
+			part, _ := item.(map[string]any)
+			name, _ := part["name"].(string)
+			return strings.HasPrefix(name, "tulle-")
+		})
+	}
+	prune(pod)
+	return pod
+}
+
+// prune removes what is empty: no list and an empty one mean the same.
+func prune(m map[string]any) {
+	for key, value := range m {
+		if inner, ok := value.(map[string]any); ok {
+			prune(inner)
+		}
+		switch v := value.(type) {
+		case nil:
+			delete(m, key)
+		case []any:
+			if len(v) == 0 {
+				delete(m, key)
+			}
+		case map[string]any:
+			if len(v) == 0 {
+				delete(m, key)
+			}
+		}
+	}
 }

@@ -20,6 +20,8 @@ import (
 type Config struct {
 	// OperatorNamespace holds the root Mesh and is never part of the mesh.
 	OperatorNamespace string
+	// Excluded are namespaces that are never part of the mesh, besides the operator's and Kubernetes' own: what Tulle needs to start.
+	Excluded []string
 	// EnvoyImage is the proxy's image unless the root Mesh names one.
 	EnvoyImage string
 }
@@ -130,8 +132,6 @@ func (b *Builder) Set(obj any) {
 		b.setSlice(objectName(o), readSlice(o))
 	case *corev1.Pod:
 		b.setPod(WorkloadKey{Namespace: o.Namespace, Name: o.Name}, readPod(o))
-	case *corev1.Namespace:
-		b.setNamespace(o.Name, true)
 	case *corev1.Node:
 		b.setMachine(o.Name, readMachine(o))
 	case *networkingv1.ServiceCIDR:
@@ -154,8 +154,6 @@ func (b *Builder) Delete(obj any) {
 		b.setSlice(objectName(o), nil)
 	case *corev1.Pod:
 		b.setPod(WorkloadKey{Namespace: o.Namespace, Name: o.Name}, nil)
-	case *corev1.Namespace:
-		b.setNamespace(o.Name, false)
 	case *corev1.Node:
 		b.setMachine(o.Name, machine{})
 	case *networkingv1.ServiceCIDR:
@@ -237,14 +235,6 @@ func (b *Builder) touchNamespace(ns *namespace) {
 	if ns.empty() {
 		b.dirty.namespaces[ns.name] = true
 	}
-}
-
-func (b *Builder) setNamespace(name string, exists bool) {
-	if ns := b.namespaces[name]; ns == nil && !exists || ns != nil && ns.exists == exists {
-		return
-	}
-	b.namespace(name).exists = exists
-	b.dirty.namespaces[name] = true
 }
 
 func (b *Builder) setService(key ServiceKey, s *service) {

@@ -17,7 +17,7 @@ import (
 // kinds returns an empty object of each kind that the model reads, and one that it doesn't.
 func kinds() []metav1.Object {
 	return []metav1.Object{
-		&v1alpha1.Mesh{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Pod{}, &corev1.Namespace{}, &corev1.Node{},
+		&v1alpha1.Mesh{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Pod{}, &corev1.Node{},
 		&networkingv1.ServiceCIDR{}, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "ReplicaSet"}}, &corev1.ConfigMap{},
 	}
 }

@@ -86,8 +86,11 @@ func (m *mesh) older(other *mesh) int {
 }
 
 // enrols reports whether Meshes in a namespace put it in the mesh.
-func (c Config) enrols(namespace string) bool {
-	return namespace != c.OperatorNamespace && namespace != metav1.NamespaceSystem
+func (c Config) enrols(namespace string) bool { return !slices.Contains(c.NeverMeshed(), namespace) }
+
+// NeverMeshed returns the namespaces that are never part of the mesh: Kubernetes' own, the operator's, and those that were excluded.
+func (c Config) NeverMeshed() []string {
+	return append([]string{metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease, c.OperatorNamespace}, c.Excluded...)
 }
 
 func (c Config) isRoot(m *mesh) bool {

@@ -14,7 +14,6 @@ import (
 // namespace is what is known of a namespace, and what was derived from it.
 type namespace struct {
 	name     string
-	exists   bool // there is a Namespace object; what is in it may come earlier and go later
 	meshes   map[string]*mesh
 	pods     map[WorkloadKey]*pod
 	services map[ServiceKey]*service
@@ -45,7 +44,7 @@ func newNamespace(name string) *namespace {
 }
 
 func (n *namespace) empty() bool {
-	return !n.exists && len(n.meshes) == 0 && len(n.pods) == 0 && len(n.services) == 0
+	return len(n.meshes) == 0 && len(n.pods) == 0 && len(n.services) == 0
 }
 
 func (n *namespace) addService(s *service) {

@@ -32,8 +32,6 @@ func (w world) object() metav1.Object {
 		return w.slice()
 	case n < 83:
 		return w.pod()
-	case n < 86:
-		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace()}}
 	case n < 95:
 		return w.node()
 	case n < 97:

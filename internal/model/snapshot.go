@@ -50,7 +50,7 @@ func (s *Snapshot) Changed() []Key { return s.changed }
 // Reader returns a reader that has read nothing yet.
 func (s *Snapshot) Reader() *Reader { return &Reader{snapshot: s, seen: map[Key]bool{}} }
 
-// Namespaces returns the names, sorted, of all namespaces that exist or hold something.
+// Namespaces returns the names, sorted, of all namespaces that hold something.
 func (s *Snapshot) Namespaces() []string {
 	var names []string
 	scan(s, Key{Kind: KindNamespace}, func(key Key, _ *Namespace) { names = append(names, key.Namespace) })

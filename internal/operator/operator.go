@@ -26,6 +26,7 @@ import (
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/compile"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
@@ -48,7 +49,10 @@ type operator struct {
 	publisher *compile.Publisher
 	ingest    *ingest.Ingester
 	xds       *xds.Server
+	panics    *contain.Panics
 	listening chan struct{}
+	// told are the messages of the objects that are barred, which only the ingester's goroutine uses.
+	told map[string]bool
 
 	world            controllers.World
 	findings         controllers.Findings
@@ -63,7 +67,11 @@ type operator struct {
 // replica, the informers, the webhooks, metrics and health.
 func Run(ctx context.Context, o Options) error {
 	op := &operator{Options: o, listening: make(chan struct{})}
-	op.model = model.Config{OperatorNamespace: o.Namespace, EnvoyImage: o.EnvoyImage}
+	var err error
+	if op.panics, err = contain.New(o.Registry, o.Log.With("part", "contain")); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	op.model = model.Config{OperatorNamespace: o.Namespace, Excluded: o.Excluded, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
 		op.connect, op.makeManager, op.makeDataPath, op.addWebhooks, op.addReconcilers, op.addHealth,
 	} {
@@ -145,7 +153,7 @@ func (o *operator) makeDataPath() error {
 	var err error
 	o.xds, err = xds.NewServer(xds.Config{
 		Authenticator: identity.NewAuthenticator(identity.TokenReviewer{Client: o.client.AuthenticationV1().TokenReviews()}, pods{&o.world}, time.Now),
-		Certificates:  o.materials.Signer,
+		Certificates:  signer{o.materials.Signer, o.panics},
 		MinMinor:      minMinor,
 		MaxMinor:      maxMinor,
 		Credentials: credentials.NewTLS(&tls.Config{
@@ -157,21 +165,26 @@ func (o *operator) makeDataPath() error {
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
 	}
-	o.publisher = compile.NewPublisher(o.xds.Publish, func(ref resource.ScopedRef, err error) {
-		o.Log.Error("cannot compile", "part", "compile", "resource", ref.Ref.String(), "pod", ref.Pod, "error", err)
-	})
+	o.publisher = compile.NewPublisher(func(view resource.View, changed []resource.ScopedRef) {
+		_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.Publish(view, changed) }) // it is told
+	}, o.cannotCompile)
+	newBuilder := o.NewBuilder
+	if newBuilder == nil {
+		newBuilder = func(c model.Config) ingest.Builder { return model.NewBuilder(c) }
+	}
 	o.ingest = ingest.New(ingest.Options{
-		Cache: o.manager.GetCache(), Builder: model.NewBuilder(o.model), Publish: o.publish,
+		Cache: o.manager.GetCache(), NewBuilder: func() ingest.Builder { return newBuilder(o.model) }, Publish: o.publish,
+		Panics: o.panics, Barred: o.barred, Root: client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.RootName},
 		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
 	})
-	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials}
+	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
 }
 
 func (o *operator) addWebhooks() error {
 	webhooks.Register(o.manager.GetWebhookServer(), webhooks.Options{
 		Installation: o.installation(), Model: o.model, Snapshot: o.world.Snapshot,
-		Reader: o.manager.GetAPIReader(), Unsupported: o.unsupported,
+		Reader: o.manager.GetAPIReader(), Unsupported: o.unsupported, Panics: o.panics,
 	})
 	return nil
 }
@@ -194,20 +207,20 @@ func (o *operator) addReconcilers() error {
 		SetupWithManager(manager.Manager) error
 	}{
 		&controllers.Trust{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(certManager), CertManager: certManager, Cache: shared,
 		},
-		&controllers.Bundle{Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
+		&controllers.Bundle{Panics: o.panics, Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
 		&controllers.Webhooks{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(shared), Cache: shared,
 		},
 		&controllers.Bootstrap{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(shared), Cache: shared,
 		},
 		&controllers.Status{
-			World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
+			Panics: o.panics, Failures: o.failures, World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: o.manager.GetClient(), Events: events,
 		},
 	}

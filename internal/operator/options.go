@@ -11,7 +11,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
+	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // ControlPlanePort is the port of the Service at which proxies find the control plane.
@@ -38,9 +40,13 @@ type Options struct {
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
 	// Config is how to reach the API server.
 	Config *rest.Config
+	// Excluded are namespaces that are never part of the mesh, besides Kubernetes' own and the operator's: what Tulle needs to start.
+	Excluded []string
 	// KubernetesVersion is asked of the API server when empty.
 	KubernetesVersion string
-	// Registry takes the metrics of xDS.
+	// NewBuilder makes the builder of the model; model.NewBuilder when nil. For tests that need one with a bug.
+	NewBuilder func(model.Config) ingest.Builder
+	// Registry takes the operator's own metrics.
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }

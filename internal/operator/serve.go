@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/tulle-mesh/tulle/controllers"
+	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -27,7 +28,8 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 		o.Log.Error("certificates keep the terms that they had", "part", "identity", "error", err)
 	}
 	before := o.world.Snapshot()
-	o.publisher.Publish(snapshot)
+	// What fails to be published to proxies is still what webhooks and status go by.
+	_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", snapshot.Revision()), func() { o.publisher.Publish(snapshot) }) // it is told
 	o.world.Set(snapshot)
 	for _, uid := range gone(before, snapshot) {
 		o.xds.Disconnect(uid)

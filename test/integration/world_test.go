@@ -157,8 +157,8 @@ func (w *world) createFile(path string) {
 	}
 }
 
-// installCertManager installs cert-manager's CustomResourceDefinitions and runs its controller.
-func (w *world) installCertManager() {
+// installCertManager installs cert-manager's CustomResourceDefinitions and runs its controller, until the test ends or stop is called.
+func (w *world) installCertManager() (stop func()) {
 	w.t.Helper()
 	dir := os.Getenv("TULLE_CERTMANAGER")
 	if _, err := envtest.InstallCRDs(w.admin, envtest.CRDInstallOptions{Paths: []string{filepath.Join(dir, "crds")}, ErrorIfPathMissing: true}); err != nil {
@@ -171,7 +171,7 @@ func (w *world) installCertManager() {
 	if err := command.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		if err := command.Process.Signal(syscall.SIGTERM); err != nil {
 			w.t.Error(err)
 		}
@@ -180,6 +180,8 @@ func (w *world) installCertManager() {
 			w.t.Logf("cert-manager:\n%s", tail(log.String()))
 		}
 	})
+	w.t.Cleanup(stop)
+	return stop
 }
 
 // running is an operator that runs in this process.
