@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,8 +50,10 @@ func testTokens(t *testing.T, w *world) {
 		})
 	}
 	refused("no token", "x", "the stream carries no service account token")
-	refused("a forged token", forge(t, good, nil), "token is not genuine: [invalid bearer token")
-	refused("an expired token", forge(t, good, func(c map[string]any) { c["exp"] = time.Now().Add(-time.Minute).Unix() }), "token expired at ")
+	kid := keyID(t, good)
+	refused("a forged token", forge(t, good, kid, nil), "token is not genuine: its signature is not of the cluster's key "+strconv.Quote(kid))
+	refused("a token forged with a key made up", forge(t, good, "made-up", nil), "token is not genuine: [invalid bearer token")
+	refused("an expired token", forge(t, good, kid, func(c map[string]any) { c["exp"] = time.Now().Add(-time.Minute).Unix() }), "token expired at ")
 	refused("another audience's token", w.podToken(p, "vault"), `token is for the audience "vault", not "tulle"`)
 	refused("a token of no pod", w.token(ns, "app", &authenticationv1.TokenRequestSpec{Audiences: []string{sidecar.TokenAudience}}),
 		"token of service account tokens/app is not bound to a pod")
@@ -76,16 +79,28 @@ func testTokens(t *testing.T, w *world) {
 		return err
 	})
 	refused("the former pod's token, seen before", good, "token is of another pod: of a former tokens/app")
-	refused("the former pod's token, not seen before", unused, "token is not genuine: ")
+	refused("the former pod's token, not seen before", unused, "token is of another pod: of a former tokens/app")
 }
 
-// forge copies a token's claims, with edits, and signs them with another key.
-func forge(t *testing.T, token string, edit func(map[string]any)) string {
+func parse(t *testing.T, token string) *jwt.JSONWebToken {
 	t.Helper()
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return parsed
+}
+
+// keyID is the name of the key that a token was signed with.
+func keyID(t *testing.T, token string) string {
+	t.Helper()
+	return parse(t, token).Headers[0].KeyID
+}
+
+// forge copies a token's claims, with edits, and signs them with another key of a given name.
+func forge(t *testing.T, token, kid string, edit func(map[string]any)) string {
+	t.Helper()
+	parsed := parse(t, token)
 	claims := map[string]any{}
 	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
 		t.Fatal(err)
@@ -97,7 +112,7 @@ func forge(t *testing.T, token string, edit func(map[string]any)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
