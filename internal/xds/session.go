@@ -18,7 +18,7 @@ const wildcard = "*"
 const maxUnanswered = 2
 
 // maxEntries bounds what a session keeps account of, also of names that were subscribed to and are not any more, in the same multiples.
-const maxEntries = 4
+const maxEntries = 3
 
 // bounds are what a session holds at most.
 type bounds struct {
@@ -251,8 +251,8 @@ func (s *session) admits(name string) bool {
 func (s *session) announce(t resource.Type, versions map[string]string) {
 	announced := 0
 	for name, version := range versions {
-		if announced++; announced > s.bounds.names {
-			s.limited[limitNames] += len(versions) - s.bounds.names
+		if announced++; announced > s.bounds.names || len(s.entries) >= maxEntries*s.bounds.names {
+			s.limited[limitNames] += len(versions) - announced + 1
 			return
 		}
 		e := s.entry(resource.Ref{Type: t, Name: name})
