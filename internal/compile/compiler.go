@@ -1,6 +1,9 @@
 package compile
 
 import (
+	"fmt"
+	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -14,6 +17,8 @@ import (
 type Compiler struct {
 	// onError is told of a resource that could not be made.
 	onError func(resource.ScopedRef, error)
+	// translate is Compile.
+	translate func(*model.Reader, resource.Scope, resource.Ref) (*resource.Resource, error)
 	// onLate, if not nil, is told that something was read from a view that is not the newest.
 	onLate func()
 
@@ -59,6 +64,7 @@ type bodyKey struct {
 func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 	return &Compiler{
 		onError:    onError,
+		translate:  Compile,
 		entries:    map[resource.ScopedRef]*entry{},
 		unfinished: map[resource.ScopedRef]struct{}{},
 		readers:    map[model.Key]map[resource.ScopedRef]*entry{},
@@ -175,13 +181,49 @@ func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	}
 }
 
-func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (*resource.Resource, []model.Key) {
+// compile makes a resource. A panic is an error of that one resource: whoever waits for it goes on without it, and it is tried again once
+// something has changed that it was made from.
+func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (r *resource.Resource, keys []model.Key) {
 	reader := s.Reader()
-	r, err := Compile(reader, ref.Scope, ref.Ref)
+	defer func() {
+		keys = reader.Keys()
+		if p := recover(); p != nil {
+			r = nil
+			c.onError(ref, &Panic{Value: p, Stack: debug.Stack()})
+		}
+	}()
+	r, err := c.translate(reader, ref.Scope, ref.Ref)
 	if err != nil {
 		c.onError(ref, err)
 	}
-	return r, reader.Keys()
+	return r, nil
+}
+
+// Panic is the error for a resource that could not be made because of a programming error.
+type Panic struct {
+	Value any
+	Stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprintf("panic: %v\n%s", p.Value, p.Stack) }
+
+// sweep forgets the resources that nobody watches.
+func (c *Compiler) sweep(watched func(resource.ScopedRef) bool) {
+	c.mu.Lock()
+	all := maps.Clone(c.entries)
+	for ref := range c.unfinished {
+		delete(all, ref)
+	}
+	c.mu.Unlock()
+	// Whoever watches takes a lock of its own.
+	maps.DeleteFunc(all, func(ref resource.ScopedRef, _ *entry) bool { return watched(ref) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ref, e := range all {
+		if c.entries[ref] == e {
+			c.drop(ref, e)
+		}
+	}
 }
 
 // share makes an entry use the bytes of an equal resource, if there is one.

@@ -30,7 +30,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
-	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/webhooks"
 )
@@ -159,16 +158,18 @@ func (o *operator) makeDataPath() error {
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
 	}
-	o.publisher = compile.NewPublisher(o.xds.Publish, func(ref resource.ScopedRef, err error) {
-		o.Log.Error("cannot compile", "part", "compile", "resource", ref.Ref.String(), "pod", ref.Pod, "error", err)
-	})
+	failed, err := o.compileFailures()
+	if err != nil {
+		return fmt.Errorf("make the compiler: %w", err)
+	}
+	o.publisher = compile.NewPublisher(o.xds.Publish, failed)
 	o.ingest = ingest.New(ingest.Options{
 		Cache: o.manager.GetCache(), Builder: model.NewBuilder(o.model), Publish: o.publish,
 		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),
-		o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
+		o.manager.Add(everyReplica(o.sweep)), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
 }
 
 func (o *operator) addWebhooks() error {

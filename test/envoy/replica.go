@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -50,6 +51,7 @@ type replica struct {
 	builder   *model.Builder
 	publisher *compile.Publisher
 	server    *xds.Server
+	metrics   *prometheus.Registry
 	wrap      ViewWrapper
 	snapshot  atomic.Pointer[model.Snapshot]
 	stop      context.CancelFunc
@@ -58,7 +60,7 @@ type replica struct {
 
 // newReplica makes a control plane that serves nothing yet.
 func (w *World) newReplica() (*replica, error) {
-	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, served: make(chan error, 1)}
+	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, metrics: prometheus.NewRegistry(), served: make(chan error, 1)}
 	r.publisher = compile.NewPublisher(r.send, func(ref resource.ScopedRef, err error) {
 		w.t.Errorf("compile %s: %v", ref.Ref, err)
 	})
@@ -71,7 +73,7 @@ func (w *World) newReplica() (*replica, error) {
 		return nil, err
 	}
 	w.t.Cleanup(func() { log.Close() })
-	r.server, err = xds.NewServer(xds.Config{
+	config := xds.Config{
 		Authenticator: fakeauth.Authenticator{Proxy: func(namespace, name string) (resource.Proxy, bool) {
 			p, ok := r.proxy(namespace, name)
 			if owner, forgot := w.owners.Load(namespace + "/" + name); forgot {
@@ -83,7 +85,14 @@ func (w *World) newReplica() (*replica, error) {
 		MinMinor:     38, MaxMinor: 40,
 		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
 		Log:         slog.New(slog.NewTextHandler(log, nil)),
-	})
+		Registry:    r.metrics,
+		// Long enough to be there, and short enough that a test need not wait: a proxy takes longer to start.
+		LearnWindow: 20 * time.Millisecond,
+	}
+	if w.options.limits != nil {
+		w.options.limits(&config)
+	}
+	r.server, err = xds.NewServer(config)
 	return r, err
 }
 
@@ -227,6 +236,23 @@ func (w *World) unsynced() []string {
 		}
 	}
 	return waiting
+}
+
+// Metric returns the sum of a metric of the control plane over its labels.
+func (w *World) Metric(name string) float64 {
+	w.t.Helper()
+	families, err := w.replica.metrics.Gather()
+	w.check(err)
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return sum
 }
 
 // Rejections returns what the proxy of a pod has refused.

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/test/netns"
 )
 
@@ -49,6 +50,7 @@ type options struct {
 	version   Version
 	moreStats []string
 	view      ViewWrapper
+	limits    func(*xds.Config)
 }
 
 // Option changes how a world starts.
@@ -61,6 +63,9 @@ func On(v Version) Option { return func(o *options) { o.version = v } }
 func MoreStats(prefixes ...string) Option {
 	return func(o *options) { o.moreStats = append(o.moreStats, prefixes...) }
 }
+
+// WithLimits changes how much, and for how long, the control plane lets proxies do what they do.
+func WithLimits(change func(*xds.Config)) Option { return func(o *options) { o.limits = change } }
 
 // Start makes the world of a file of manifests and returns when every Envoy in it is ready.
 // It ends with the test, and so does everything in it.
