@@ -445,6 +445,24 @@ func TestPanicEndsOneStream(t *testing.T) {
 	again.want("cluster passthrough@1")
 }
 
+// TestPanicBeforeAStreamIsContained: also where no stream is there yet.
+func TestPanicBeforeAStreamIsContained(t *testing.T) {
+	r := start(t, nil)
+	r.publish(newTestView(), passthrough)
+	r.tokens.seen = func() { panic("a bug") }
+	wantError(t, r.connect(t, "cart-1").failure(), codes.Internal, "internal error of the control plane")
+	r.tokens.seen = nil
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	c.want("cluster passthrough@1")
+	if n := testutil.ToFloat64(r.metrics.panics); n != 1 {
+		t.Errorf("%v panics counted, want 1", n)
+	}
+	if n := testutil.ToFloat64(r.metrics.ended.WithLabelValues("panic")); n != 1 {
+		t.Errorf("%v streams ended by a panic, want 1", n)
+	}
+}
+
 // panicking is a view with a bug.
 type panicking struct {
 	resource.View
