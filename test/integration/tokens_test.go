@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -95,6 +97,58 @@ func parse(t *testing.T, token string) *jwt.JSONWebToken {
 func keyID(t *testing.T, token string) string {
 	t.Helper()
 	return parse(t, token).Headers[0].KeyID
+}
+
+// testTerminating: a pod that is being ended keeps its stream, and may open another, until it has ended.
+func testTerminating(t *testing.T, w *world) {
+	const ns = "terminating"
+	w.namespace(ns)
+	w.create(mesh(ns, ns, v1alpha1.MeshSpec{}))
+	p := pod(ns, "app")
+	p.Spec.NodeName = "node" // a kubelet would have to end it
+	w.create(p)
+	w.run(p)
+	ca, token := w.ca(ns), w.podToken(p, sidecar.TokenAudience)
+	envoy := w.dialUntilServed(t, ca, token)
+
+	if err := w.client.Delete(context.Background(), p, client.GracePeriodSeconds(30)); err != nil {
+		t.Fatal(err)
+	}
+	// Whoever knows a later pod knows of the deletion.
+	later := pod(ns, "later")
+	w.create(later)
+	w.run(later)
+	w.dialUntilServed(t, ca, w.podToken(later, sidecar.TokenAudience))
+	if err := w.get(p); err != nil || p.DeletionTimestamp == nil {
+		t.Fatalf("the pod is not terminating: %v", err)
+	}
+	if err := envoy.failure(); !errors.Is(err, errGoesOn) {
+		t.Errorf("the stream of a terminating pod ended: %v", err)
+	}
+	envoy = w.dialUntilServed(t, ca, token)
+
+	w.delete(p)
+	w.eventually("the stream ends with the pod", func() error {
+		s := status.Convert(envoy.failure())
+		if errors.Is(envoy.failure(), errGoesOn) || s.Code() != codes.PermissionDenied || !strings.Contains(s.Message(), "the pod of this proxy is gone") {
+			return fmt.Errorf("got %v %q", s.Code(), s.Message())
+		}
+		return nil
+	})
+}
+
+// dialUntilServed opens a stream of a pod that the control plane may not know yet.
+func (w *world) dialUntilServed(t *testing.T, ca, token string) *proxy {
+	t.Helper()
+	p := w.dial(t, ca, token)
+	w.eventually("the stream is served", func() error {
+		if !errors.Is(p.failure(), errGoesOn) {
+			p = w.dial(t, ca, token)
+		}
+		_, err := p.certificate()
+		return err
+	})
+	return p
 }
 
 // forge copies a token's claims, with edits, and signs them with another key of a given name.
