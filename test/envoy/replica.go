@@ -238,8 +238,8 @@ func (w *World) unsynced() []string {
 	return waiting
 }
 
-// Metric returns the sum of a metric of the control plane over its labels.
-func (w *World) Metric(name string) float64 {
+// Metric returns the sum of a metric of the control plane over its labels, or over those that have the given pairs of name and value.
+func (w *World) Metric(name string, labels ...string) float64 {
 	w.t.Helper()
 	families, err := w.replica.metrics.Gather()
 	w.check(err)
@@ -249,7 +249,17 @@ func (w *World) Metric(name string) float64 {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			has := map[string]string{}
+			for _, l := range m.GetLabel() {
+				has[l.GetName()] = l.GetValue()
+			}
+			matches := true
+			for i := 0; i+1 < len(labels); i += 2 {
+				matches = matches && has[labels[i]] == labels[i+1]
+			}
+			if matches {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
 		}
 	}
 	return sum

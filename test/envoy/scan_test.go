@@ -79,10 +79,19 @@ func TestLearnedNamesComeAndGo(t *testing.T) {
 }
 
 // A pod scans 10,000 addresses, of which 2,500 are Services. It gets as many as a proxy may hold, and an error for the others. What it
-// held before goes on working, its sibling is sent none of it, and nobody else's requests notice.
+// held before goes on working, its sibling is sent none of it, and nobody else's requests notice. (Fewer on the older Envoys.)
 func TestScanHurtsOnlyTheScanner(t *testing.T) {
-	const count, existing = 10_000, 2500
-	w := envoy.Start(t, "testdata/scan.yaml", envoy.WithLimits(func(c *xds.Config) { c.LearnWindow = 5 * time.Second }))
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		count, existing := 4000, 1500
+		if v == envoy.Pinned {
+			count, existing = 10_000, 2500
+		}
+		scan(t, envoy.Start(t, "testdata/scan.yaml", envoy.On(v), envoy.WithLimits(func(c *xds.Config) { c.LearnWindow = 5 * time.Second })), count, existing)
+	})
+}
+
+func scan(t *testing.T, w *envoy.World, count, existing int) {
+	const maxAsked, maxOthers = 2000, 1000 // the defaults
 	w.Apply(scannedServices(existing))
 	scanner, sibling, bystander := w.Pod("scanner"), w.Pod("sibling"), w.Pod("bystander")
 	reviews := envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}}
@@ -91,10 +100,10 @@ func TestScanHurtsOnlyTheScanner(t *testing.T) {
 
 	loads := []*envoy.Load{scanner.StartLoad(1, reviews), sibling.StartLoad(1, reviews), bystander.StartLoad(1, reviews)}
 	began := time.Now()
-	scan := scannedAddresses(count, existing)
+	addresses := scannedAddresses(count, existing)
 	answers := map[string]int{}
 	for from := 0; from < count; from += 200 {
-		report := scanner.Burst(scan[from : from+200])
+		report := scanner.Burst(addresses[from : from+200])
 		answers["200"] += report.OK()
 		for text, n := range report.Failures {
 			text = addressPattern.ReplaceAllString(text, "…")
@@ -110,17 +119,26 @@ func TestScanHurtsOnlyTheScanner(t *testing.T) {
 		}
 	}
 
-	var limits xds.Config
-	limits.MaxAsked, limits.MaxOthers = 2000, 1000
 	held := heldDestinations(scanner)
-	if held > limits.MaxAsked {
-		t.Errorf("the scanner's Envoy holds %d destinations, more than %d", held, limits.MaxAsked)
+	if held > maxAsked {
+		t.Errorf("the scanner's Envoy holds %d destinations, more than %d", held, maxAsked)
 	}
-	if held < limits.MaxOthers {
-		t.Errorf("the scanner's Envoy holds %d destinations: the scan did not reach the limit of %d", held, limits.MaxOthers)
+	if held < maxOthers {
+		t.Errorf("the scanner's Envoy holds %d destinations: the scan did not reach the limit of %d", held, maxOthers)
 	}
-	if got := w.Metric("tulle_xds_limited_total"); got < count-float64(limits.MaxAsked) {
-		t.Errorf("%v asks were refused or not learned", got)
+	if got := w.Metric("tulle_xds_limited_total", "limit", "asked"); got < float64(count-maxAsked) {
+		t.Errorf("%v asks were refused, want at least %d", got, count-maxAsked)
+	}
+	for _, limit := range []string{"asked", "learned"} {
+		if w.Metric("tulle_xds_limited_proxies", "limit", limit, "namespace", "shop", "pod", "scanner") != 1 {
+			t.Errorf("no metric names the scanner for the limit %q", limit)
+		}
+	}
+	if n := w.Metric("tulle_xds_limited_proxies"); n != 2 {
+		t.Errorf("%v proxies are named for a limit, want the scanner, for two", n)
+	}
+	if n := w.Metric("tulle_xds_streams_ended_total"); n != 0 {
+		t.Errorf("%v streams ended", n)
 	}
 	scanner.MustCall(reviews.Protocol, reviews.Request)
 
