@@ -413,6 +413,7 @@ func TestSendsTooMuch(t *testing.T) {
 	c.request("cluster", "")
 	c.want("cluster passthrough@1")
 	var sent atomic.Int64
+	began := time.Now()
 	go func() {
 		// Nonces that nobody knows: there is nothing to answer.
 		for c.stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Cluster.URL(), ResponseNonce: strings.Repeat("x", 400)}) == nil {
@@ -427,7 +428,11 @@ func TestSendsTooMuch(t *testing.T) {
 		last = sent.Load()
 		return last-before <= requestRate/5
 	})
-	t.Logf("%d requests were sent before the server read slower", last)
+	// What it may send at once and since then, and what fits into the windows and buffers between the two.
+	if most := requestBurst + requestRate*time.Since(began).Seconds() + 5000; float64(last) > most {
+		t.Errorf("%d requests were taken, want at most %.0f", last, most)
+	}
+	t.Logf("%d requests were sent before the sender was held up", last)
 	h.wantNeighbourServed()
 	h.wantBoundedMemory(16)
 }
