@@ -95,7 +95,9 @@ func scan(t *testing.T, w *envoy.World, count, existing int) {
 	w.Apply(scannedServices(existing))
 	scanner, sibling, bystander := w.Pod("scanner"), w.Pod("sibling"), w.Pod("bystander")
 	reviews := envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}}
+	reviewsTCP := echo.Request{Address: "10.96.0.5:9000"}
 	scanner.MustCall(reviews.Protocol, reviews.Request)
+	scanner.MustCall(echo.TCP, reviewsTCP)
 	heapBefore, planeBefore := scanner.SettledHeap(), planeHeap()
 
 	loads := []*envoy.Load{scanner.StartLoad(1, reviews), sibling.StartLoad(1, reviews), bystander.StartLoad(1, reviews)}
@@ -141,6 +143,14 @@ func scan(t *testing.T, w *envoy.World, count, existing int) {
 		t.Errorf("%v streams ended", n)
 	}
 	scanner.MustCall(reviews.Protocol, reviews.Request)
+	scanner.MustCall(echo.TCP, reviewsTCP)
+	before := w.Metric("tulle_xds_limited_total", "limit", "asked")
+	if r, err := scanner.Call(echo.TCP, echo.Request{Address: "10.96.200.1:9000"}); err == nil && r.Answer != nil {
+		t.Errorf("a TCP connection beyond the limit was answered by %s", r.Answer.Name)
+	}
+	if now := w.Metric("tulle_xds_limited_total", "limit", "asked"); now != before+1 {
+		t.Errorf("%v asks were refused for one TCP connection", now-before)
+	}
 
 	// What the sibling itself asks for now is learned, later than the scan would have been.
 	w.Apply(scannedServices(existing + 1))
