@@ -32,6 +32,7 @@ type stream struct {
 	log     *slog.Logger
 	proxy   resource.Proxy
 	expires time.Time
+	opened  resource.View // the newest one when it was opened
 
 	requests chan *discoveryv3.DeltaDiscoveryRequest
 	received chan error // why receiving ended
@@ -83,7 +84,15 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	if p, ok := peer.FromContext(g.Context()); ok {
 		log = log.With("address", p.Addr.String())
 	}
-	err := s.contain(log, func() error { return s.deltaStream(g, &log) })
+	var t *stream
+	err := s.contain(log, func() (err error) {
+		t, err = s.open(g)
+		return err
+	})
+	if err == nil {
+		log = t.log
+		err = s.contain(log, t.serve)
+	}
 	reason := reasonOf(err)
 	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.notify()
@@ -93,22 +102,21 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	return err
 }
 
-// deltaStream serves one proxy. It has log name it as soon as it is known.
-func (s *Server) deltaStream(g deltaStream, log **slog.Logger) error {
+// open finds out whose stream it is.
+func (s *Server) open(g deltaStream) (*stream, error) {
 	s.mu.Lock()
 	view := s.view
 	s.mu.Unlock()
 	if view == nil {
-		return endingf("starting", codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+		return nil, endingf("starting", codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
 	}
 	proxy, expires, err := s.authenticate(g.Context())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	*log = s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod)
-	t := &stream{
-		server: s, grpc: g, proxy: proxy, expires: expires,
-		log:       *log,
+	return &stream{
+		server: s, grpc: g, proxy: proxy, expires: expires, opened: view,
+		log:       s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod),
 		requests:  make(chan *discoveryv3.DeltaDiscoveryRequest, 16),
 		received:  make(chan error, 1),
 		outgoing:  make(chan []*response, 1),
@@ -121,8 +129,7 @@ func (s *Server) deltaStream(g deltaStream, log **slog.Logger) error {
 		refusing:  bucket{rate: rejectionRate, burst: rejectionBurst},
 		lines:     bucket{rate: lineRate, burst: lineBurst},
 		renewal:   renewal{results: make(chan signed, 1), panicked: s.panicked},
-	}
-	return t.serve(view)
+	}, nil
 }
 
 // contain turns a panic, a programming error that shows on one stream, into the end of that stream.
@@ -143,7 +150,7 @@ func (s *Server) panicked(log *slog.Logger, p any) {
 }
 
 // serve runs a stream to its end.
-func (t *stream) serve(view resource.View) error {
+func (t *stream) serve() error {
 	ctx, cancel := context.WithCancel(t.grpc.Context())
 	defer cancel()
 	go t.receive(ctx)
@@ -156,7 +163,8 @@ func (t *stream) serve(view resource.View) error {
 		return err
 	}
 	t.proxy.Minor = minor
-	t.session = newSession(&t.proxy, view, t.server.config.bounds(), t.server.config.Linger)
+	t.session = newSession(&t.proxy, t.opened, t.server.config.bounds(), t.server.config.Linger)
+	t.opened = nil // a stream lives longer than a view
 	t.state = ProxyState{Proxy: t.proxy, ConnectedAt: time.Now(), EnvoyVersion: version}
 	if err := t.server.add(t); err != nil {
 		return err
