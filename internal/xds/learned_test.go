@@ -22,14 +22,6 @@ func services(n int) []string {
 
 func serviceName(i int) string { return fmt.Sprintf("http|10.96.%d.%d:80", i/250, i%250) }
 
-func asksFor(from, to int) string {
-	var lines []string
-	for i := from; i < to; i++ {
-		lines = append(lines, "+"+serviceName(i))
-	}
-	return strings.Join(lines, " ")
-}
-
 // TestLearnedNames: pods of a workload are sent what one of them asked for some time ago, and nothing else.
 func TestLearnedNames(t *testing.T) {
 	r := start(t, func(c *Config) { c.Linger = time.Millisecond })

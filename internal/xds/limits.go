@@ -3,6 +3,7 @@ package xds
 import (
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,8 @@ const (
 	requestUnit  = 512
 	requestRate  = 500 // per second
 	requestBurst = 10_000
+	// openingCost is what a stream costs by itself.
+	openingCost = 100
 	// A rejection costs the size of the response, which will be sent again in parts to find out what was wrong with it.
 	rejectionRate  = 1 << 20 // bytes per second
 	rejectionBurst = 32 << 20
@@ -84,6 +87,53 @@ func (b *bucket) allow(now time.Time) bool {
 	}
 	b.spent--
 	return false
+}
+
+// allowance is what a pod may do, on its stream and on those that follow: opening another one gains nothing.
+type allowance struct {
+	mu                       sync.Mutex
+	reading, refusing, lines bucket
+}
+
+func newAllowance() *allowance {
+	return &allowance{
+		reading:  bucket{rate: requestRate, burst: requestBurst},
+		refusing: bucket{rate: rejectionRate, burst: rejectionBurst},
+		lines:    bucket{rate: lineRate, burst: lineBurst},
+	}
+}
+
+// read returns how long to wait before something that costs n is read.
+func (a *allowance) read(n float64, now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reading.take(n, now)
+}
+
+// refuse returns how long to wait before anything is sent after a rejection of so many bytes.
+func (a *allowance) refuse(bytes int, now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refusing.take(float64(max(bytes, minRejection)), now)
+}
+
+// line says whether the pod may cause another line in the log.
+func (a *allowance) line(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lines.allow(now)
+}
+
+// idle says whether the allowance is as good as new.
+func (a *allowance) idle(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range []*bucket{&a.reading, &a.refusing, &a.lines} {
+		if b.take(0, now); b.spent > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // ending is why the server ends, or does not begin, a stream: a gRPC status with a short name for metrics.

@@ -437,6 +437,28 @@ func TestSendsTooMuch(t *testing.T) {
 	h.wantBoundedMemory(16)
 }
 
+// TestReconnectsTooOften: a proxy that opens one stream after the other is served, later and later; what it did on one counts on the next.
+func TestReconnectsTooOften(t *testing.T) {
+	h := startHostility(t, nil)
+	for range requestBurst/openingCost + 3 {
+		c := h.connect(t, "cart-1")
+		c.request("cluster", "")
+		c.want("cluster passthrough@1")
+	}
+	h.wantLimited(limitRate)
+	h.wantNeighbourServed()
+	h.forgetPods(time.Now())
+	if n := len(h.allowances); n != 2 {
+		t.Errorf("%d allowances are kept while the pods are connected, want 2", n)
+	}
+	h.stop()
+	h.until(t, "all gone", func(s []ProxyState) bool { return len(s) == 0 })
+	h.forgetPods(time.Now().Add(time.Minute))
+	if n := len(h.allowances); n != 0 {
+		t.Errorf("%d allowances are kept of pods that left a minute ago", n)
+	}
+}
+
 func TestBucket(t *testing.T) {
 	b := bucket{rate: 10, burst: 5}
 	at := func(ms int) time.Time { return time.Unix(100, 0).Add(time.Duration(ms) * time.Millisecond) }

@@ -106,6 +106,8 @@ type Server struct {
 	learned map[workloadKey]*learnedSet
 	// gone are the pods, by UID, that were lately disconnected: a stream that was being opened meanwhile must not outlive them.
 	gone map[string]time.Time
+	// allowances are those of pods that were connected lately, by UID.
+	allowances map[string]*allowance
 	// lines are the log lines about streams that end.
 	lines bucket
 }
@@ -124,7 +126,9 @@ func NewServer(config Config) (*Server, error) {
 		fresh:    map[*stream]struct{}{},
 		learned:  map[workloadKey]*learnedSet{},
 		gone:     map[string]time.Time{},
-		lines:    bucket{rate: 10, burst: 100},
+
+		allowances: map[string]*allowance{},
+		lines:      bucket{rate: 10, burst: 100},
 	}, nil
 }
 
@@ -270,13 +274,13 @@ func (s *Server) expireUntil(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.ageLearned(now)
-			s.forgetGone(now)
+			s.forgetPods(now)
 		}
 	}
 }
 
-// forgetGone forgets pods that are gone for so long that no stream of theirs can be half open.
-func (s *Server) forgetGone(now time.Time) {
+// forgetPods forgets pods that are gone for so long that no stream of theirs can be half open, and what pods without a stream did.
+func (s *Server) forgetPods(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for uid, at := range s.gone {
@@ -284,6 +288,23 @@ func (s *Server) forgetGone(now time.Time) {
 			delete(s.gone, uid)
 		}
 	}
+	for uid, a := range s.allowances {
+		if s.newest[uid] == nil && a.idle(now) {
+			delete(s.allowances, uid)
+		}
+	}
+}
+
+// allowanceOf returns what a pod may do.
+func (s *Server) allowanceOf(uid string) *allowance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.allowances[uid]
+	if a == nil {
+		a = newAllowance()
+		s.allowances[uid] = a
+	}
+	return a
 }
 
 // stop ends all streams and gives connections a moment to say goodbye.

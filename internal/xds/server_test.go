@@ -606,8 +606,8 @@ func testStream(s *Server, view resource.View, uid string) *stream {
 	t := &stream{
 		server: s, log: s.config.Log, woken: make(chan struct{}, 1), ended: make(chan error, 1), outgoing: make(chan []*response, 1),
 		asked: map[string]time.Time{}, renewal: renewal{results: make(chan signed, 1), panicked: s.panicked},
-		refusing: bucket{rate: rejectionRate, burst: rejectionBurst}, lines: bucket{rate: lineRate, burst: lineBurst},
-		proxy: resource.Proxy{Namespace: "shop", Pod: "p" + uid, UID: uid, Owner: uid, Minor: 40},
+		allowance: newAllowance(),
+		proxy:     resource.Proxy{Namespace: "shop", Pod: "p" + uid, UID: uid, Owner: uid, Minor: 40},
 	}
 	t.session = newSession(&t.proxy, view, s.config.bounds(), time.Second)
 	return t

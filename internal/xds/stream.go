@@ -41,16 +41,13 @@ type stream struct {
 	woken    chan struct{}
 	ended    chan error // why the server wants it to end
 
-	// reading is what it may send; owned by the goroutine that receives. throttled tells the loop once that it sent more.
-	reading   bucket
-	throttled chan struct{}
+	allowance *allowance
+	throttled chan struct{} // the proxy sends more than it may
 
 	// Owned by the loop.
 	session *session
-	// refusing is what it may refuse; nothing is sent before penalty. lines are the log lines that it may cause.
-	refusing bucket
-	penalty  time.Time
-	lines    bucket
+	// penalty is when a proxy that refuses too much may be sent something again.
+	penalty time.Time
 	// reached are the limits that were logged already.
 	reached [limits]bool
 	renewal renewal
@@ -125,9 +122,7 @@ func (s *Server) open(g deltaStream) (*stream, error) {
 		ended:     make(chan error, 1),
 		throttled: make(chan struct{}, 1),
 		asked:     map[string]time.Time{},
-		reading:   bucket{rate: requestRate, burst: requestBurst},
-		refusing:  bucket{rate: rejectionRate, burst: rejectionBurst},
-		lines:     bucket{rate: lineRate, burst: lineBurst},
+		allowance: s.allowanceOf(proxy.UID),
 		renewal:   renewal{results: make(chan signed, 1), panicked: s.panicked},
 	}, nil
 }
@@ -205,19 +200,16 @@ func (t *stream) hello(ctx context.Context) (*discoveryv3.DeltaDiscoveryRequest,
 // control, does the proxy.
 func (t *stream) receive(ctx context.Context) {
 	t.received <- t.server.contain(t.log, func() error {
+		if err := t.waitToRead(ctx, openingCost); err != nil {
+			return err
+		}
 		for {
 			req, err := t.grpc.Recv()
 			if err != nil {
 				return err
 			}
-			if wait := t.reading.take(1+float64(proto.Size(req)/requestUnit), time.Now()); wait > 0 {
-				select {
-				case t.throttled <- struct{}{}:
-				default:
-				}
-				if !sleep(ctx, wait) {
-					return ctx.Err()
-				}
+			if err := t.waitToRead(ctx, 1+proto.Size(req)/requestUnit); err != nil {
+				return err
 			}
 			select {
 			case t.requests <- req:
@@ -228,15 +220,23 @@ func (t *stream) receive(ctx context.Context) {
 	})
 }
 
-// sleep waits; false when ctx ended first.
-func sleep(ctx context.Context, wait time.Duration) bool {
+// waitToRead waits until the proxy may send something of a cost.
+func (t *stream) waitToRead(ctx context.Context, cost int) error {
+	wait := t.allowance.read(float64(cost), time.Now())
+	if wait == 0 {
+		return nil
+	}
+	select {
+	case t.throttled <- struct{}{}:
+	default:
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return nil
 	case <-ctx.Done():
-		return false
+		return ctx.Err()
 	}
 }
 
@@ -419,7 +419,7 @@ func (t *stream) takeAll(req *discoveryv3.DeltaDiscoveryRequest) error {
 func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) error {
 	kind, known := resource.TypeOf(req.GetTypeUrl())
 	if !known {
-		if t.lines.allow(now) {
+		if t.allowance.line(now) {
 			t.log.Warn("proxy asks for a type of resource that the control plane does not have", "type", shortened(req.GetTypeUrl()))
 		}
 		return nil
@@ -455,11 +455,10 @@ func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) err
 // refused counts and reports a rejection. Whoever refuses too much is sent the next response later.
 func (t *stream) refused(kind resource.Type, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
 	t.server.metrics.nacks.WithLabelValues(kind.String()).Inc()
-	if t.lines.allow(now) {
+	if t.allowance.line(now) {
 		t.log.Warn("proxy refuses configuration", "type", kind.String(), "message", shortened(req.GetErrorDetail().GetMessage()))
 	}
-	size := t.session.sizeOf(req.GetResponseNonce())
-	if wait := t.refusing.take(float64(max(size, minRejection)), now); wait > 0 {
+	if wait := t.allowance.refuse(t.session.sizeOf(req.GetResponseNonce()), now); wait > 0 {
 		t.penalty = now.Add(wait)
 		t.limit(limitRejections, 1)
 	}
