@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -65,7 +66,6 @@ type bodyKey struct {
 func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 	return &Compiler{
 		onError:    onError,
-		translate:  Compile,
 		entries:    map[resource.ScopedRef]*entry{},
 		unfinished: map[resource.ScopedRef]struct{}{},
 		readers:    map[model.Key]map[resource.ScopedRef]*entry{},
@@ -195,6 +195,25 @@ func (c *Compiler) compile(s *model.Snapshot, ref resource.ScopedRef) (r *resour
 		c.onError(ref, err)
 	}
 	return r, reader.Keys(), err
+}
+
+// sweep forgets the resources that nobody watches.
+func (c *Compiler) sweep(watched func(resource.ScopedRef) bool) {
+	c.mu.Lock()
+	all := maps.Clone(c.entries)
+	for ref := range c.unfinished {
+		delete(all, ref)
+	}
+	c.mu.Unlock()
+	// Whoever watches takes a lock of its own.
+	maps.DeleteFunc(all, func(ref resource.ScopedRef, _ *entry) bool { return watched(ref) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ref, e := range all {
+		if c.entries[ref] == e {
+			c.drop(ref, e)
+		}
+	}
 }
 
 // share makes an entry use the bytes of an equal resource, if there is one.

@@ -54,6 +54,15 @@ func (p *Publisher) Again(refs ...resource.ScopedRef) {
 	}
 }
 
+// Sweep forgets what was compiled and nobody watches: proxies that ask for one thing after the other would fill the memory with it. What it
+// forgets is compiled again when somebody asks for it. Nothing is published meanwhile, so that who comes to watch something just
+// now hears of its changes: those are in the next view, with which everything is named that was read before.
+func (p *Publisher) Sweep(watched func(resource.ScopedRef) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.compiler.sweep(watched)
+}
+
 // newest returns the newest view, and what was read late since the last call.
 func (c *Compiler) newest() (resource.View, []resource.ScopedRef) {
 	c.mu.Lock()

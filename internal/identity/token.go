@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -59,25 +57,32 @@ type Refusal struct{ Reason string }
 
 func (r *Refusal) Error() string { return r.Reason }
 
-// Authenticator verifies the token on a proxy's stream and binds the stream to the pod that the token was made for.
-// It is safe for concurrent use.
+// Authenticator verifies the token on a proxy's stream and binds the stream to the pod that the token was made for. Tokens are verified
+// by the cluster's keys; the API server is asked only about those for which that decides nothing. It is safe for concurrent use.
 type Authenticator struct {
+	keys     *Keys
 	reviewer Reviewer
 	pods     Pods
 	now      func() time.Time
+	// reviewing has room for reviewLimit reviews.
+	reviewing chan struct{}
 
 	mu     sync.Mutex
 	cached map[[sha256.Size]byte]cachedToken
 }
 
+// cachedToken is what the reviewer said of a token.
 type cachedToken struct {
 	identity TokenIdentity
 	expiry   time.Time
 }
 
-// NewAuthenticator returns an authenticator that asks reviewer once for each token.
-func NewAuthenticator(reviewer Reviewer, pods Pods, now func() time.Time) *Authenticator {
-	return &Authenticator{reviewer: reviewer, pods: pods, now: now, cached: map[[sha256.Size]byte]cachedToken{}}
+// NewAuthenticator returns an authenticator that asks reviewer once for each token that keys can't verify.
+func NewAuthenticator(keys *Keys, reviewer Reviewer, pods Pods, now func() time.Time) *Authenticator {
+	return &Authenticator{
+		keys: keys, reviewer: reviewer, pods: pods, now: now,
+		reviewing: make(chan struct{}, reviewLimit), cached: map[[sha256.Size]byte]cachedToken{},
+	}
 }
 
 // Authenticate returns the proxy that a bearer token stands for, and when the token expires. Its errors are gRPC statuses: Unauthenticated with the
@@ -125,37 +130,43 @@ func (a *Authenticator) caller(ctx context.Context) (Pod, bool) {
 	return a.pods.PodAt(tcp.AddrPort().Addr().Unmap())
 }
 
-// identify returns whom a token was made for, from the cache or the reviewer. What the token says of itself is used only to refuse
-// it early and in clear words, and to know how long a review holds.
-func (a *Authenticator) identify(ctx context.Context, token string) (TokenIdentity, time.Time, error) {
-	claims, err := parseClaims(token)
+// identify returns whom a token was made for, and when it expires.
+func (a *Authenticator) identify(ctx context.Context, text string) (TokenIdentity, time.Time, error) {
+	token, err := parseToken(text)
 	if err != nil {
 		return TokenIdentity{}, time.Time{}, err
 	}
-	expiry := claims.Expiry.Time()
-	if !a.now().Before(expiry) {
-		return TokenIdentity{}, time.Time{}, unauthenticated("token expired at %s", stamp(expiry))
+	if err := token.check(a.now()); err != nil {
+		return TokenIdentity{}, time.Time{}, err
 	}
-	if !slices.Contains(claims.Audience, sidecar.TokenAudience) {
-		return TokenIdentity{}, time.Time{}, unauthenticated("token is for the audience %q, not %q", strings.Join(claims.Audience, ", "), sidecar.TokenAudience)
-	}
-	key := sha256.Sum256([]byte(token))
-	if identity, ok := a.lookup(key); ok {
-		return identity, expiry, nil
-	}
-	identity, err := a.reviewer.Review(ctx, token)
+	identity, err := a.decide(ctx, token, text)
 	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	switch {
+	case errors.As(err, &refusal):
 		return TokenIdentity{}, time.Time{}, unauthenticated("token is not genuine: %s", refusal.Reason)
-	}
-	if err != nil {
+	case err != nil:
 		return TokenIdentity{}, time.Time{}, status.Errorf(codes.Unavailable, "token could not be verified: %v", err)
-	}
-	if identity.Pod == "" || identity.PodUID == "" {
+	case identity.Pod == "" || identity.PodUID == "":
 		return TokenIdentity{}, time.Time{}, unauthenticated("token of service account %s/%s is not bound to a pod", identity.Namespace, identity.ServiceAccount)
 	}
-	a.store(key, cachedToken{identity: identity, expiry: expiry})
-	return identity, expiry, nil
+	return identity, token.expiry(), nil
+}
+
+// decide verifies a token by the keys or, when these decide nothing, by what the reviewer says or once said.
+func (a *Authenticator) decide(ctx context.Context, token *serviceToken, text string) (TokenIdentity, error) {
+	key := sha256.Sum256([]byte(text))
+	if identity, ok := a.lookup(key); ok {
+		return identity, nil
+	}
+	identity, err := a.keys.verify(ctx, token)
+	var undecided *Undecided
+	if !errors.As(err, &undecided) {
+		return identity, err
+	}
+	if identity, err = a.review(ctx, text, undecided); err == nil {
+		a.store(key, cachedToken{identity: identity, expiry: token.expiry()})
+	}
+	return identity, err
 }
 
 func (a *Authenticator) lookup(key [sha256.Size]byte) (TokenIdentity, bool) {
@@ -179,20 +190,6 @@ func (a *Authenticator) store(key [sha256.Size]byte, c cachedToken) {
 	if len(a.cached) < maxCachedTokens {
 		a.cached[key] = c
 	}
-}
-
-// parseClaims reads what a token says of itself, unverified.
-func parseClaims(token string) (jwt.Claims, error) {
-	algorithms := []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.ES256, jose.ES384, jose.ES512, jose.PS256, jose.PS384, jose.PS512}
-	parsed, err := jwt.ParseSigned(token, algorithms)
-	if err != nil {
-		return jwt.Claims{}, unauthenticated("the stream carries no service account token")
-	}
-	var claims jwt.Claims
-	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil || claims.Expiry == nil {
-		return jwt.Claims{}, unauthenticated("the stream carries no service account token that expires")
-	}
-	return claims, nil
 }
 
 func unauthenticated(format string, args ...any) error {

@@ -150,9 +150,11 @@ func newScheme() (*runtime.Scheme, error) {
 // makeDataPath makes what every replica runs to serve its proxies.
 func (o *operator) makeDataPath() error {
 	log := o.Log.With("part", "xds")
+	keys := identity.NewKeys(identity.APIServer{Client: o.client.Discovery().RESTClient()}, time.Now, o.Log.With("part", "identity"))
+	reviewer := identity.TokenReviewer{Client: o.client.AuthenticationV1().TokenReviews()}
 	var err error
 	o.xds, err = xds.NewServer(xds.Config{
-		Authenticator: identity.NewAuthenticator(identity.TokenReviewer{Client: o.client.AuthenticationV1().TokenReviews()}, pods{&o.world}, time.Now),
+		Authenticator: identity.NewAuthenticator(keys, reviewer, pods{&o.world}, time.Now),
 		Certificates:  signer{o.materials.Signer, o.panics},
 		MinMinor:      minMinor,
 		MaxMinor:      maxMinor,
@@ -178,7 +180,8 @@ func (o *operator) makeDataPath() error {
 		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
-	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
+	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),
+		o.manager.Add(everyReplica(o.sweep)), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
 }
 
 func (o *operator) addWebhooks() error {

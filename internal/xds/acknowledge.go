@@ -35,6 +35,19 @@ func (s *session) acknowledge(req *discoveryv3.DeltaDiscoveryRequest) {
 	}
 }
 
+// sizeOf returns the size of what an unacknowledged response carries, in bytes; 0 when there is none of that nonce.
+func (s *session) sizeOf(nonce string) int {
+	size := 0
+	if r := s.sent[nonce]; r != nil {
+		for _, i := range r.items {
+			if i.res != nil {
+				size += len(i.res.Body.GetValue())
+			}
+		}
+	}
+	return size
+}
+
 // accept notes that the proxy has applied a resource or a removal.
 func (s *session) accept(i item) {
 	e := i.entry

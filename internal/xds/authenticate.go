@@ -22,10 +22,15 @@ func (s *Server) authenticate(ctx context.Context) (resource.Proxy, time.Time, e
 	}
 	proxy, expires, err := s.config.Authenticator.Authenticate(ctx, token)
 	if err != nil {
-		if _, ok := status.FromError(err); !ok {
-			err = status.Error(codes.Unauthenticated, err.Error())
+		st, ok := status.FromError(err)
+		if !ok {
+			st = status.New(codes.Unauthenticated, err.Error())
 		}
-		return resource.Proxy{}, time.Time{}, err
+		reason := "unauthenticated"
+		if st.Code() == codes.Unavailable {
+			reason = "unverified"
+		}
+		return resource.Proxy{}, time.Time{}, &ending{reason, st}
 	}
 	return proxy, expires, nil
 }
@@ -34,11 +39,11 @@ func bearer(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
-		return "", status.Errorf(codes.Unauthenticated, "want one authorization header with the pod's token, got %d", len(values))
+		return "", endingf("unauthenticated", codes.Unauthenticated, "want one authorization header with the pod's token, got %d", len(values))
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return "", status.Error(codes.Unauthenticated, "the authorization header is not of the form: Bearer <token>")
+		return "", endingf("unauthenticated", codes.Unauthenticated, "the authorization header is not of the form: Bearer <token>")
 	}
 	return token, nil
 }
@@ -49,11 +54,11 @@ func (s *Server) envoyVersion(node *corev3.Node) (string, uint32, error) {
 	if v := node.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		major, minor, patch = v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch()
 	} else if _, err := fmt.Sscanf(node.GetUserAgentVersion(), "%d.%d.%d", &major, &minor, &patch); err != nil {
-		return "", 0, status.Error(codes.InvalidArgument, "the first request's node states no version of Envoy")
+		return "", 0, endingf("unsupported", codes.InvalidArgument, "the first request's node states no version of Envoy")
 	}
 	version := fmt.Sprintf("%d.%d.%d", major, minor, patch)
 	if major != 1 || minor < s.config.MinMinor || minor > s.config.MaxMinor {
-		return "", 0, status.Errorf(codes.FailedPrecondition,
+		return "", 0, endingf("unsupported", codes.FailedPrecondition,
 			"Envoy %s is not supported by this control plane, which serves 1.%d to 1.%d: restart the pod to get its current sidecar",
 			version, s.config.MinMinor, s.config.MaxMinor)
 	}

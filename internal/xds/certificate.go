@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -23,6 +24,8 @@ type renewal struct {
 	retry   time.Duration
 	failed  string
 	results chan signed
+	// panicked is told of a panic of whoever signs.
+	panicked func(*slog.Logger, any)
 }
 
 type signed struct {
@@ -35,18 +38,19 @@ type signed struct {
 func (r *renewal) due(now time.Time) bool { return !r.running && !now.Before(r.next) }
 
 // start asks for a certificate off the caller's goroutine; the answer comes by results.
-func (r *renewal) start(ctx context.Context, c Certificates, proxy *resource.Proxy) {
+func (r *renewal) start(ctx context.Context, c Certificates, proxy *resource.Proxy, log *slog.Logger) {
 	r.running = true
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, certificateTimeout)
 		defer cancel()
-		r.results <- sign(ctx, c, proxy)
+		r.results <- r.sign(ctx, c, proxy, log)
 	}()
 }
 
-func sign(ctx context.Context, c Certificates, proxy *resource.Proxy) (s signed) {
+func (r *renewal) sign(ctx context.Context, c Certificates, proxy *resource.Proxy, log *slog.Logger) (s signed) {
 	defer func() {
 		if p := recover(); p != nil {
+			r.panicked(log, p)
 			s = signed{err: fmt.Errorf("panic: %v", p)}
 		}
 	}()

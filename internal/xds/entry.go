@@ -211,7 +211,7 @@ func (s *session) unregister(e *entry) {
 }
 
 func (s *session) reject(e *entry, r *resource.Resource, message string) {
-	e.rejection = &Rejection{Ref: e.ref, Version: r.Version, Origins: r.Origins, Message: message}
+	e.rejection = &Rejection{Ref: e.ref, Version: r.Version, Origins: r.Origins, Message: shortened(message)}
 	s.rejected[e] = struct{}{}
 }
 

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,8 +27,37 @@ func (s *session) flush(now time.Time) ([]*response, time.Time) {
 	for t := resource.Cluster; t <= resource.VirtualHost; t++ {
 		out = append(out, s.flushType(t)...)
 	}
+	out = append(out, s.refuseAsks()...)
 	removals, next := s.remove(now)
-	return append(out, removals...), earliest(ripe, next)
+	out = append(out, removals...)
+	for _, r := range out {
+		r.at = now
+	}
+	return out, earliest(ripe, next)
+}
+
+// refuseAsks answers the asks for clusters that the proxy can't have: that they are gone, by which Envoy fails the requests
+// that wait for them at once, and holds nothing but their names.
+func (s *session) refuseAsks() []*response {
+	if len(s.refusals) == 0 {
+		return nil
+	}
+	r := s.response(resource.Cluster)
+	r.answers = slices.Sorted(maps.Keys(s.refusals))
+	r.message.RemovedResources = r.answers
+	clear(s.refusals)
+	return []*response{r}
+}
+
+// unacknowledgedSince is when the oldest response was made that is not acknowledged; zero: there is none.
+func (s *session) unacknowledgedSince() time.Time {
+	for len(s.sentOrder) > 0 {
+		if r := s.sent[s.sentOrder[0]]; r != nil {
+			return r.at
+		}
+		s.sentOrder = s.sentOrder[1:]
+	}
+	return time.Time{}
 }
 
 func (s *session) flushType(t resource.Type) []*response {
@@ -177,6 +207,7 @@ func (s *session) response(t resource.Type) *response {
 		TypeUrl: t.URL(), Nonce: nonce, SystemVersionInfo: fmt.Sprint(s.view.Revision()),
 	}}
 	s.sent[nonce] = r
+	s.sentOrder = append(s.sentOrder, nonce)
 	return r
 }
 

@@ -89,7 +89,7 @@ func (w *world) connect() {
 	w.watched = map[resource.ScopedRef]bool{}
 	clear(w.asked)
 	w.sent = nil
-	w.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, w.view, 100, 10*time.Second)
+	w.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, w.view, bounds{100, 100, 100}, 10*time.Second)
 	for name := range w.learned {
 		w.session.learn([]learning{{name, true}})
 	}

@@ -18,7 +18,7 @@ import (
 
 // TestScripts plays streams of one proxy from text; `go test ./internal/xds -rewrite` records the outputs anew.
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		p := &player{t: t, view: newTestView(), now: time.Unix(0, 0)}
 		datadriven.RunTest(t, path, p.run)
 	})
@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 //	certificate <version>
 //	tick <duration>
 //	state                     what a status would say of it
+//	limited                   how much was over a limit since the last time
 type player struct {
 	t       *testing.T
 	view    *testView
@@ -60,7 +61,7 @@ func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
 		}
 		p.session.update(view, changed)
 	case "connect":
-		p.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, p.view, 3, 10*time.Second)
+		p.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart", Minor: 40}, p.view, bounds{names: 20, asked: 4, others: 3}, 10*time.Second)
 		p.sent, p.unanswered = nil, nil
 	case "request":
 		asks, err := p.session.request(scriptRequest(arg, d.Input))
@@ -84,6 +85,8 @@ func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
 		p.now = p.now.Add(by)
 	case "state":
 		return p.state()
+	case "limited":
+		return p.limited()
 	default:
 		p.t.Fatalf("unknown command %q", d.Cmd)
 	}
@@ -132,6 +135,16 @@ func (p *player) ack(nonce string, detail *statuspb.Status) {
 	}
 	answered := slices.Clone(answer)
 	p.unanswered = slices.DeleteFunc(p.unanswered, func(r *response) bool { return slices.Contains(answered, r) })
+}
+
+func (p *player) limited() string {
+	var b strings.Builder
+	for l, n := range p.session.takeLimited() {
+		if n > 0 {
+			fmt.Fprintf(&b, "%s %d\n", limit(l), n)
+		}
+	}
+	return b.String()
 }
 
 func (p *player) state() string {

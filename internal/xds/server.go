@@ -42,28 +42,47 @@ type Config struct {
 	Registry    prometheus.Registerer
 	Log         *slog.Logger
 
-	// MaxNames bounds the names that one proxy may subscribe to, per type (5,000).
+	// MaxNames bounds the names that one proxy may subscribe to, or announce, per type (10,000).
 	MaxNames int
+	// MaxAsked bounds the destinations that one proxy may ask for (2,000), MaxOthers those of them that stand for no Service (1,000):
+	// Envoy holds each for the rest of its life, at about 0.1 MB.
+	MaxAsked, MaxOthers int
 	// Linger is how long a resource stays at a proxy after nothing there needs it (10 s).
 	Linger time.Duration
 	// LearnedTTL is how long a workload's pods are sent what one of them asked for (6 h); LearnedNames bounds these
-	// names per workload (1,000).
-	LearnedTTL   time.Duration
-	LearnedNames int
+	// names per workload (1,000), PodNames those that one pod adds (250).
+	LearnedTTL             time.Duration
+	LearnedNames, PodNames int
+	// LearnWindow is how old an ask must be to be learned (1 min). LearnAsks bounds the asks of one pod within that time (200): one
+	// that asks for more tries addresses out, and nothing that it asks for is learned.
+	LearnWindow time.Duration
+	LearnAsks   int
 	// SendTimeout is how long a proxy may leave a response unread before its stream is ended (30 s).
 	SendTimeout time.Duration
+	// AckTimeout is how long a proxy may leave a response unacknowledged before its stream is ended (5 min).
+	AckTimeout time.Duration
 	// AskWindow: asks this close to each other are answered together (5 ms).
 	AskWindow time.Duration
 }
 
 func (c Config) withDefaults() Config {
-	c.MaxNames = cmp.Or(c.MaxNames, 5000)
+	c.MaxNames = cmp.Or(c.MaxNames, 10_000)
+	c.MaxAsked = cmp.Or(c.MaxAsked, 2000)
+	c.MaxOthers = cmp.Or(c.MaxOthers, 1000)
 	c.Linger = cmp.Or(c.Linger, 10*time.Second)
 	c.LearnedTTL = cmp.Or(c.LearnedTTL, 6*time.Hour)
 	c.LearnedNames = cmp.Or(c.LearnedNames, 1000)
+	c.PodNames = cmp.Or(c.PodNames, 250)
+	c.LearnWindow = cmp.Or(c.LearnWindow, time.Minute)
+	c.LearnAsks = cmp.Or(c.LearnAsks, 200)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
+	c.AckTimeout = cmp.Or(c.AckTimeout, 5*time.Minute)
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
 	return c
+}
+
+func (c Config) bounds() bounds {
+	return bounds{names: c.MaxNames, asked: c.MaxAsked, others: c.MaxOthers}
 }
 
 // Server serves delta ADS. Its methods may be called from any goroutine.
@@ -85,6 +104,12 @@ type Server struct {
 	// fresh are the streams that came to want resources since the last Publish.
 	fresh   map[*stream]struct{}
 	learned map[workloadKey]*learnedSet
+	// gone are the pods, by UID, that were lately disconnected: a stream that was being opened meanwhile must not outlive them.
+	gone map[string]time.Time
+	// allowances are those of pods that were connected lately, by UID.
+	allowances map[string]*allowance
+	// lines are the log lines about streams that end.
+	lines bucket
 }
 
 // NewServer returns a server that refuses streams until the first Publish. It fails when its metrics are registered already.
@@ -100,6 +125,10 @@ func NewServer(config Config) (*Server, error) {
 		watchers: map[resource.ScopedRef]map[*stream]struct{}{},
 		fresh:    map[*stream]struct{}{},
 		learned:  map[workloadKey]*learnedSet{},
+		gone:     map[string]time.Time{},
+
+		allowances: map[string]*allowance{},
+		lines:      bucket{rate: 10, burst: 100},
 	}, nil
 }
 
@@ -165,13 +194,32 @@ func (s *Server) notify() {
 	}
 }
 
-// Disconnect ends the stream of a pod, whose UID is given: its identity no longer holds.
+// Disconnect ends the stream of a pod, whose UID is given, for good: its identity no longer holds.
 func (s *Server) Disconnect(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gone[uid] = time.Now()
 	if t := s.newest[uid]; t != nil {
-		t.end(status.Error(codes.PermissionDenied, "the pod of this proxy is gone"))
+		t.end(endOfPod())
 	}
+}
+
+func endOfPod() error {
+	return endingf("deleted", codes.PermissionDenied, "the pod of this proxy is gone")
+}
+
+// Watched says whether a connected proxy is to hear of changes of a resource.
+func (s *Server) Watched(ref resource.ScopedRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.watchers[ref]) > 0
+}
+
+// mayLog says whether another line about a stream that ended may be logged: whoever has no token can open streams too.
+func (s *Server) mayLog() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lines.allow(time.Now())
 }
 
 // Serve serves on a listener until ctx is done, then ends the streams, so that the proxies go to another replica, and returns.
@@ -197,11 +245,17 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
-		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect.
+		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect. What it sends faster
+		// than it is read waits at its end: windows of a fixed size don't grow.
 		grpc.MaxRecvMsgSize(4 << 20),
+		grpc.InitialWindowSize(256 << 10),
+		grpc.InitialConnWindowSize(512 << 10),
+		grpc.MaxHeaderListSize(32 << 10),
 		grpc.MaxConcurrentStreams(8),
 		grpc.ConnectionTimeout(20 * time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if s.config.Credentials != nil {
@@ -210,18 +264,47 @@ func (s *Server) options() []grpc.ServerOption {
 	return o
 }
 
-// expireUntil forgets learned names that nobody has asked for, until ctx is done.
+// expireUntil learns and forgets names as time goes by, until ctx is done.
 func (s *Server) expireUntil(ctx context.Context) {
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(s.config.LearnWindow / 6)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			s.expireLearned(now)
+			s.ageLearned(now)
+			s.forgetPods(now)
 		}
 	}
+}
+
+// forgetPods forgets pods that are gone for so long that no stream of theirs can be half open, and what pods without a stream did.
+func (s *Server) forgetPods(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uid, at := range s.gone {
+		if now.Sub(at) > 2*time.Minute {
+			delete(s.gone, uid)
+		}
+	}
+	for uid, a := range s.allowances {
+		if s.newest[uid] == nil && a.idle(now) {
+			delete(s.allowances, uid)
+		}
+	}
+}
+
+// allowanceOf returns what a pod may do.
+func (s *Server) allowanceOf(uid string) *allowance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.allowances[uid]
+	if a == nil {
+		a = newAllowance()
+		s.allowances[uid] = a
+	}
+	return a
 }
 
 // stop ends all streams and gives connections a moment to say goodbye.
@@ -229,7 +312,7 @@ func (s *Server) stop(g *grpc.Server) {
 	s.mu.Lock()
 	s.stopping = true
 	for t := range s.streams {
-		t.end(status.Error(codes.Unavailable, "this replica of the control plane is stopping"))
+		t.end(endOfReplica())
 	}
 	s.mu.Unlock()
 	timer := time.AfterFunc(5*time.Second, g.Stop)
@@ -237,15 +320,22 @@ func (s *Server) stop(g *grpc.Server) {
 	g.GracefulStop()
 }
 
+func endOfReplica() error {
+	return endingf("stopping", codes.Unavailable, "this replica of the control plane is stopping")
+}
+
 // add admits a stream. An older one of the same pod has been left behind by the proxy and is ended.
 func (s *Server) add(t *stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
-		return status.Error(codes.Unavailable, "this replica of the control plane is stopping")
+		return endOfReplica()
+	}
+	if _, gone := s.gone[t.proxy.UID]; gone {
+		return endOfPod()
 	}
 	if older := s.newest[t.proxy.UID]; older != nil {
-		older.end(status.Error(codes.Aborted, "replaced by a newer stream of the same proxy"))
+		older.end(endingf("replaced", codes.Aborted, "replaced by a newer stream of the same proxy"))
 	}
 	s.newest[t.proxy.UID] = t
 	s.streams[t] = struct{}{}
@@ -255,12 +345,14 @@ func (s *Server) add(t *stream) error {
 	return nil
 }
 
-func (s *Server) remove(t *stream) {
+// remove forgets a stream, and returns whether it was its pod's newest.
+func (s *Server) remove(t *stream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, t)
 	delete(s.fresh, t)
-	if s.newest[t.proxy.UID] == t {
+	newest := s.newest[t.proxy.UID] == t
+	if newest {
 		delete(s.newest, t.proxy.UID)
 	}
 	s.leaveLearned(t)
@@ -276,6 +368,7 @@ func (s *Server) remove(t *stream) {
 	}
 	s.metrics.streams.Dec()
 	s.notify()
+	return newest
 }
 
 // exchange notes what a session's interest is now and returns what happened to it meanwhile, all of one view. used is

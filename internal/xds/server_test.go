@@ -38,11 +38,15 @@ type tokens struct {
 	proxies map[string]resource.Proxy
 	expires time.Time
 	err     error
+	seen    func()
 }
 
 func (a *tokens) Authenticate(_ context.Context, token string) (resource.Proxy, time.Time, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.seen != nil {
+		defer a.seen()
+	}
 	p, ok := a.proxies[token]
 	if !ok {
 		return resource.Proxy{}, time.Time{}, errors.Join(a.err, errors.New("token is of no pod"))
@@ -355,32 +359,45 @@ func TestStreamsEnd(t *testing.T) {
 	wantError(t, newer.failure(), codes.PermissionDenied, "the pod of this proxy is gone")
 
 	r.tokens.expire(time.Now().Add(50 * time.Millisecond))
-	brief := r.connect(t, "cart-1")
+	brief := r.connect(t, "cart-2")
 	brief.request("cluster", "")
 	wantError(t, brief.failure(), codes.Unauthenticated, "has expired")
 	r.tokens.expire(time.Time{})
 
-	last := connected("cart-1")
+	// A stream that is being opened while its pod goes.
+	wantError(t, late(t, r).failure(), codes.PermissionDenied, "the pod of this proxy is gone")
+	r.until(t, "none is left", func(s []ProxyState) bool { return len(s) == 0 })
+	for reason, want := range map[string]float64{"replaced": 1, "deleted": 2, "expired": 1} {
+		if n := testutil.ToFloat64(r.metrics.ended.WithLabelValues(reason)); n != want {
+			t.Errorf("%v streams %s, want %v", n, reason, want)
+		}
+	}
+
+	last := connected("cart-2")
 	r.until(t, "one stream", func(s []ProxyState) bool { return len(s) == 1 })
 	r.stop()
 	wantError(t, last.failure(), codes.Unavailable, "stopping")
 }
 
-func TestTooManyNames(t *testing.T) {
-	r := start(t, func(c *Config) { c.MaxNames = 2 })
-	r.publish(newTestView(), passthrough)
-	c := r.connect(t, "cart-1")
+// late connects as a pod that goes between its authentication and its first request.
+func late(t *testing.T, r *rig) *client {
+	t.Helper()
+	authenticated := make(chan struct{})
+	r.tokens.seen = func() { close(authenticated) }
+	c := r.connect(t, "other-1")
+	<-authenticated
+	r.tokens.seen = nil
+	r.Disconnect("3")
 	c.request("cluster", "")
-	c.request("cluster", "+a +b +c")
-	wantError(t, c.failure(), codes.ResourceExhausted, "already asks for 2 names")
+	return c
 }
 
 func TestProxyThatAcknowledgesNothing(t *testing.T) {
 	view, _ := newTestView().with("cluster a 1")
-	s := newSession(&resource.Proxy{}, view, 5, time.Second)
+	s := newSession(&resource.Proxy{}, view, bounds{5, 5, 5}, time.Second)
 	for i := range 100 {
 		if _, err := s.request(scriptRequest("cluster", "+a")); err != nil {
-			wantError(t, err, codes.ResourceExhausted, "21 responses have not been acknowledged, the limit is 20")
+			wantError(t, err, codes.ResourceExhausted, "11 responses have not been acknowledged, the limit is 10")
 			return
 		}
 		if out, _ := s.flush(time.Unix(0, 0)); len(out) != 1 {
@@ -428,6 +445,24 @@ func TestPanicEndsOneStream(t *testing.T) {
 	again.want("cluster passthrough@1")
 }
 
+// TestPanicBeforeAStreamIsContained: also where no stream is there yet.
+func TestPanicBeforeAStreamIsContained(t *testing.T) {
+	r := start(t, nil)
+	r.publish(newTestView(), passthrough)
+	r.tokens.seen = func() { panic("a bug") }
+	wantError(t, r.connect(t, "cart-1").failure(), codes.Internal, "internal error of the control plane")
+	r.tokens.seen = nil
+	c := r.connect(t, "cart-1")
+	c.request("cluster", "")
+	c.want("cluster passthrough@1")
+	if n := testutil.ToFloat64(r.metrics.panics); n != 1 {
+		t.Errorf("%v panics counted, want 1", n)
+	}
+	if n := testutil.ToFloat64(r.metrics.ended.WithLabelValues("panic")); n != 1 {
+		t.Errorf("%v streams ended by a panic, want 1", n)
+	}
+}
+
 // panicking is a view with a bug.
 type panicking struct {
 	resource.View
@@ -456,62 +491,9 @@ func TestSlowProxyIsCutOff(t *testing.T) {
 	c := r.connect(t, "cart-1")
 	c.request("cluster", "")
 	r.until(t, "cut off", func([]ProxyState) bool {
-		return testutil.ToFloat64(r.metrics.ended.WithLabelValues("ResourceExhausted")) == 1
+		return testutil.ToFloat64(r.metrics.ended.WithLabelValues("slow")) == 1
 	})
 	wantError(t, c.failure(), codes.ResourceExhausted, "the proxy has read nothing for 50ms")
-}
-
-func TestLearnedNames(t *testing.T) {
-	r := start(t, nil)
-	r.publish(newTestView(), passthrough,
-		"bundle http|10.96.0.5:80 1 needs=cluster:http|10.96.0.5:80", "cluster http|10.96.0.5:80 1",
-		"bundle http|10.96.0.6:80 1 needs=cluster:http|10.96.0.6:80", "cluster http|10.96.0.6:80 1",
-		"bundle http|10.96.0.7:80 1 needs=cluster:http|10.96.0.7:80", "cluster http|10.96.0.7:80 1",
-		"cluster http|10.0.0.9:80 a-pod")
-	asking, sibling, stranger := r.connect(t, "cart-1"), r.connect(t, "cart-2"), r.connect(t, "other-1")
-	for _, c := range []*client{asking, sibling, stranger} {
-		// A stream's first request announces: others learn nothing from it.
-		c.request("cluster", "+* +http|10.96.0.7:80")
-		c.want("cluster passthrough@1")
-		c.want("cluster http|10.96.0.7:80@1")
-	}
-	asking.request("cluster", "+http|10.0.0.9:80 +http|10.96.0.5:80")
-	sibling.want("cluster http|10.96.0.5:80@1")
-	asking.request("cluster", "+http|10.96.0.6:80")
-	sibling.want("cluster http|10.96.0.6:80@1")
-	later := r.connect(t, "cart-2")
-	later.request("cluster", "")
-	later.want("cluster http|10.96.0.5:80@1")
-	later.want("cluster http|10.96.0.6:80@1")
-	r.until(t, "replaced", func(s []ProxyState) bool { return len(s) == 3 })
-	for _, c := range []*client{sibling, later, stranger} {
-		for _, got := range c.got {
-			if strings.Contains(got, "10.0.0.9") || strings.Contains(got, "10.96.0.7") || c == stranger {
-				t.Errorf("learned %s", got)
-			}
-		}
-	}
-	r.until(t, "5 asked names, of two streams, and 4 pushed, of two", func([]ProxyState) bool {
-		return testutil.ToFloat64(r.metrics.asked) == 5 && testutil.ToFloat64(r.metrics.pushed) == 4
-	})
-	// Nobody asks any more.
-	r.expireLearned(time.Now().Add(7 * time.Hour))
-	r.until(t, "forgotten", func([]ProxyState) bool { return testutil.ToFloat64(r.metrics.pushed) == 0 })
-}
-
-func TestLearnedSetIsBounded(t *testing.T) {
-	l := &learnedSet{asked: map[string]time.Time{}}
-	at := func(s int64) time.Time { return time.Unix(s, 0) }
-	l.ask([]string{"a"}, 2, at(1))
-	l.ask([]string{"b"}, 2, at(2))
-	l.ask([]string{"a"}, 2, at(3))
-	added, removed := l.ask([]string{"c"}, 2, at(4))
-	if !slices.Equal(added, []string{"c"}) || !slices.Equal(removed, []string{"b"}) {
-		t.Errorf("added %v, removed %v; want c, and b as the one asked for least recently", added, removed)
-	}
-	if expired := l.expire(at(4)); !slices.Equal(expired, []string{"a"}) {
-		t.Errorf("expired %v, want a", expired)
-	}
 }
 
 func TestCertificates(t *testing.T) {
@@ -539,6 +521,9 @@ func TestCertificates(t *testing.T) {
 	c.want("secret workload@cart-13")
 	c.want("secret workload@cart-14") // Renewed.
 	r.until(t, "error gone", func(s []ProxyState) bool { return s[0].CertificateError == "" })
+	if n := testutil.ToFloat64(r.metrics.panics); n != 1 {
+		t.Errorf("%v panics counted, want 1", n)
+	}
 }
 
 func TestCertificateRetries(t *testing.T) {
@@ -620,10 +605,11 @@ func TestAsksAreAnsweredTogether(t *testing.T) {
 func testStream(s *Server, view resource.View, uid string) *stream {
 	t := &stream{
 		server: s, log: s.config.Log, woken: make(chan struct{}, 1), ended: make(chan error, 1), outgoing: make(chan []*response, 1),
-		asked: map[string]time.Time{},
-		proxy: resource.Proxy{Namespace: "shop", Pod: "p" + uid, UID: uid, Owner: uid, Minor: 40},
+		asked: map[string]time.Time{}, renewal: renewal{results: make(chan signed, 1), panicked: s.panicked},
+		allowance: newAllowance(),
+		proxy:     resource.Proxy{Namespace: "shop", Pod: "p" + uid, UID: uid, Owner: uid, Minor: 40},
 	}
-	t.session = newSession(&t.proxy, view, 5000, time.Second)
+	t.session = newSession(&t.proxy, view, s.config.bounds(), time.Second)
 	return t
 }
 

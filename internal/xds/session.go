@@ -7,7 +7,6 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -16,7 +15,18 @@ const wildcard = "*"
 
 // maxUnanswered bounds the unacknowledged responses of a stream, in multiples of its limit of names: a proxy that asks for the
 // same again and again and acknowledges nothing is cut off.
-const maxUnanswered = 4
+const maxUnanswered = 2
+
+// maxEntries bounds what a session keeps account of, also of names that were subscribed to and are not any more, in the same multiples.
+const maxEntries = 3
+
+// bounds are what a session holds at most.
+type bounds struct {
+	// names bounds the names that are subscribed to, and those that are announced, of each type.
+	names int
+	// asked bounds the clusters among them, which the proxy then holds for the rest of its life; others those that stand for no Service.
+	asked, others int
+}
 
 // workload is the proxy's own certificate. It belongs to the stream and is in no view.
 var workload = resource.Ref{Type: resource.Secret, Name: "workload"}
@@ -27,10 +37,10 @@ var proxyBundle = resource.Ref{Type: resource.Bundle, Name: "proxy"}
 // session is the core of one stream: what the proxy asked for, what it was sent, what it acknowledged and what it refused.
 // Its methods are fed events; flush returns what follows from them.
 type session struct {
-	proxy    *resource.Proxy
-	view     resource.View
-	maxNames int
-	linger   time.Duration
+	proxy  *resource.Proxy
+	view   resource.View
+	bounds bounds
+	linger time.Duration
 
 	types   [resource.VirtualHost + 1]typeState
 	entries map[resource.Ref]*entry
@@ -46,6 +56,12 @@ type session struct {
 	learned     map[string]struct{}
 	certificate *resource.Resource
 	interest    []interest
+	// sentOrder are the nonces in sent, and some that are not any more, oldest first.
+	sentOrder []string
+	// refusals are the names of clusters that the proxy asks for and can't have.
+	refusals map[string]struct{}
+	// limited counts, by limit, what was over it since the last takeLimited.
+	limited [limits]int
 	// sweep says that what is leaving must be looked at again now, sweepAt when to do so anyway.
 	sweep   bool
 	sweepAt time.Time
@@ -79,6 +95,8 @@ type response struct {
 	items   []item
 	// answers are the names in it that the proxy had asked for.
 	answers []string
+	// at is when it was made.
+	at time.Time
 }
 
 // item is one resource of a response; res is nil for a removal.
@@ -88,9 +106,10 @@ type item struct {
 }
 
 // newSession returns a session that wants the proxy's own bundle.
-func newSession(proxy *resource.Proxy, view resource.View, maxNames int, linger time.Duration) *session {
+func newSession(proxy *resource.Proxy, view resource.View, bounds bounds, linger time.Duration) *session {
 	s := &session{
-		proxy: proxy, view: view, maxNames: maxNames, linger: linger,
+		proxy: proxy, view: view, bounds: bounds, linger: linger,
+		refusals: map[string]struct{}{},
 		entries:  map[resource.Ref]*entry{},
 		leaving:  map[*entry]time.Time{},
 		rejected: map[*entry]struct{}{},
@@ -151,16 +170,23 @@ func (s *session) takeInterest() []interest {
 	return i
 }
 
+// takeLimited returns how much was over each limit since the last call.
+func (s *session) takeLimited() [limits]int {
+	l := s.limited
+	s.limited = [limits]int{}
+	return l
+}
+
 // request takes a request of the proxy. It returns the cluster names that the proxy genuinely asked for: those of a
-// stream's first request are re-announcements. The error, a gRPC status, ends the stream.
+// stream's first request are re-announcements. The error ends the stream.
 func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, error) {
 	t, ok := resource.TypeOf(req.GetTypeUrl())
 	if !ok {
 		return nil, nil // A type that only a hand-written bootstrap could ask for: never answered.
 	}
 	s.acknowledge(req)
-	if limit := maxUnanswered * s.maxNames; len(s.sent) > limit {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d responses have not been acknowledged, the limit is %d", len(s.sent), limit)
+	if limit := maxUnanswered * s.bounds.names; len(s.sent) > limit {
+		return nil, endingf("unacknowledged", codes.ResourceExhausted, "%d responses have not been acknowledged, the limit is %d", len(s.sent), limit)
 	}
 	st := &s.types[t]
 	first := !st.started
@@ -173,14 +199,21 @@ func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, err
 		st.wildcard = pushed(t) && len(req.GetResourceNamesSubscribe()) == 0
 		s.announce(t, req.GetInitialResourceVersions())
 	}
+	names := req.GetResourceNamesSubscribe()
+	if first {
+		names = heldFirst(names, req.GetInitialResourceVersions())
+	}
 	var asks []string
-	for _, name := range req.GetResourceNamesSubscribe() {
-		if name == wildcard {
+	for _, name := range names {
+		switch {
+		case name == wildcard:
 			s.subscribeAll(t)
 			continue
-		}
-		if err := s.subscribe(t, name, first); err != nil {
-			return nil, err
+		case t == resource.Cluster && !s.admits(name):
+			s.limited[limitAsked]++
+			s.refusals[name] = struct{}{}
+		default:
+			s.subscribe(t, name, first)
 		}
 		if t == resource.Cluster && !first {
 			asks = append(asks, name)
@@ -192,9 +225,41 @@ func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, err
 	return asks, nil
 }
 
+// heldFirst returns names, those of which the proxy holds something at first: a limit must not take it from it.
+func heldFirst(names []string, versions map[string]string) []string {
+	sorted := make([]string, 0, len(names))
+	for _, held := range []bool{true, false} {
+		for _, name := range names {
+			if _, ok := versions[name]; ok == held {
+				sorted = append(sorted, name)
+			}
+		}
+	}
+	return sorted
+}
+
+// admits says whether the proxy may ask for a cluster. One that it holds, or is sent anyway, costs it nothing more.
+func (s *session) admits(name string) bool {
+	if e := s.entries[resource.Ref{Type: resource.Cluster, Name: name}]; e != nil && (e.wants > 0 || e.atProxy()) {
+		return true
+	}
+	asked := s.types[resource.Cluster].names
+	if asked < s.bounds.others || asked >= s.bounds.asked {
+		return asked < s.bounds.others
+	}
+	// The last places are for Services: what may be learned.
+	service, _ := s.view.Resource(s.proxy, resource.Ref{Type: resource.Bundle, Name: name})
+	return service != nil
+}
+
 // announce notes what a reconnecting proxy holds.
 func (s *session) announce(t resource.Type, versions map[string]string) {
+	announced := 0
 	for name, version := range versions {
+		if announced++; announced > s.bounds.names || len(s.entries) >= maxEntries*s.bounds.names {
+			s.limited[limitNames] += len(versions) - announced + 1
+			return
+		}
 		e := s.entry(resource.Ref{Type: t, Name: name})
 		e.version = version
 		if e.cur != nil && e.cur.Version == version {
@@ -216,24 +281,24 @@ func (s *session) settleAnnounced(t resource.Type, versions map[string]string) {
 // subscribe takes a name that the proxy asks for. It is answered even if its version was already sent, except when the
 // proxy has just announced that very version. Endpoints are answered even then: a cluster that was warming when the
 // last stream broke waits for them (https://github.com/envoyproxy/envoy/issues/13009).
-func (s *session) subscribe(t resource.Type, name string, first bool) error {
-	e := s.entry(resource.Ref{Type: t, Name: name})
-	if !e.subscribed {
-		if s.types[t].names >= s.maxNames {
-			return status.Errorf(codes.ResourceExhausted,
-				"%s %q: this proxy already asks for %d names of that type, the limit of this control plane", t, name, s.maxNames)
+func (s *session) subscribe(t resource.Type, name string, first bool) {
+	ref := resource.Ref{Type: t, Name: name}
+	e := s.entries[ref]
+	if e == nil || !e.subscribed {
+		if s.types[t].names >= s.bounds.names || e == nil && len(s.entries) >= maxEntries*s.bounds.names {
+			s.limited[limitNames]++
+			return
 		}
 		s.types[t].names++
+		e = s.want(ref)
 		e.subscribed = true
-		e = s.want(e.ref)
 	}
 	if first && e.unchanged() && t != resource.Endpoints {
-		return nil
+		return
 	}
 	e.answer = true
 	e.asked = e.asked || !first || e.version == ""
 	s.touch(e)
-	return nil
 }
 
 // unchanged says whether the proxy holds the view's version.
@@ -243,6 +308,9 @@ func (s *session) unsubscribe(t resource.Type, name string) {
 	if name == wildcard {
 		s.unsubscribeAll(t)
 		return
+	}
+	if t == resource.Cluster {
+		delete(s.refusals, name)
 	}
 	e := s.entries[resource.Ref{Type: t, Name: name}]
 	if e == nil || !e.subscribed {

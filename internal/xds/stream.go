@@ -13,7 +13,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -32,6 +32,7 @@ type stream struct {
 	log     *slog.Logger
 	proxy   resource.Proxy
 	expires time.Time
+	opened  resource.View // the newest one when it was opened
 
 	requests chan *discoveryv3.DeltaDiscoveryRequest
 	received chan error // why receiving ended
@@ -40,8 +41,15 @@ type stream struct {
 	woken    chan struct{}
 	ended    chan error // why the server wants it to end
 
+	allowance *allowance
+	throttled chan struct{} // the proxy sends more than it may
+
 	// Owned by the loop.
 	session *session
+	// penalty is when a proxy that refuses too much may be sent something again.
+	penalty time.Time
+	// reached are the limits that were logged already.
+	reached [limits]bool
 	renewal renewal
 	// sending is since when a batch has been under way; zero: none is.
 	sending time.Time
@@ -69,48 +77,77 @@ type stream struct {
 
 // DeltaAggregatedResources serves one proxy.
 func (s *Server) DeltaAggregatedResources(g deltaStream) error {
-	s.mu.Lock()
-	view := s.view
-	s.mu.Unlock()
-	if view == nil {
-		return status.Error(codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+	log := s.config.Log
+	if p, ok := peer.FromContext(g.Context()); ok {
+		log = log.With("address", p.Addr.String())
 	}
-	proxy, expires, err := s.authenticate(g.Context())
-	if err != nil {
+	var t *stream
+	err := s.contain(log, func() (err error) {
+		t, err = s.open(g)
 		return err
+	})
+	if err == nil {
+		log = t.log
+		err = s.contain(log, t.serve)
 	}
-	t := &stream{
-		server: s, grpc: g, proxy: proxy, expires: expires,
-		log:      s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod),
-		requests: make(chan *discoveryv3.DeltaDiscoveryRequest, 16),
-		received: make(chan error, 1),
-		outgoing: make(chan []*response, 1),
-		sentAll:  make(chan error, 1),
-		woken:    make(chan struct{}, 1),
-		ended:    make(chan error, 1),
-		asked:    map[string]time.Time{},
-		renewal:  renewal{results: make(chan signed, 1)},
-	}
-	err = t.serve(view)
-	s.metrics.ended.WithLabelValues(status.Code(err).String()).Inc()
+	reason := reasonOf(err)
+	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.notify()
-	if err != nil && !errors.Is(err, context.Canceled) && status.Code(err) != codes.Canceled {
-		t.log.Warn("xDS stream ended", "error", err)
+	if reason != "closed" && s.mayLog() {
+		log.Warn("xDS stream ended", "reason", reason, "error", err)
 	}
 	return err
 }
 
-// serve runs a stream to its end, which is contained: a programming error that shows on one stream ends that one.
-func (t *stream) serve(view resource.View) (err error) {
-	ctx, cancel := context.WithCancel(t.grpc.Context())
-	defer cancel()
+// open finds out whose stream it is.
+func (s *Server) open(g deltaStream) (*stream, error) {
+	s.mu.Lock()
+	view := s.view
+	s.mu.Unlock()
+	if view == nil {
+		return nil, endingf("starting", codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+	}
+	proxy, expires, err := s.authenticate(g.Context())
+	if err != nil {
+		return nil, err
+	}
+	return &stream{
+		server: s, grpc: g, proxy: proxy, expires: expires, opened: view,
+		log:       s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod),
+		requests:  make(chan *discoveryv3.DeltaDiscoveryRequest, 16),
+		received:  make(chan error, 1),
+		outgoing:  make(chan []*response, 1),
+		sentAll:   make(chan error, 1),
+		woken:     make(chan struct{}, 1),
+		ended:     make(chan error, 1),
+		throttled: make(chan struct{}, 1),
+		asked:     map[string]time.Time{},
+		allowance: s.allowanceOf(proxy.UID),
+		renewal:   renewal{results: make(chan signed, 1), panicked: s.panicked},
+	}, nil
+}
+
+// contain turns a panic, a programming error that shows on one stream, into the end of that stream.
+func (s *Server) contain(log *slog.Logger, run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			t.server.metrics.panics.Inc()
-			t.log.Error("panic in xDS stream", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = status.Error(codes.Internal, "internal error of the control plane, see its log")
+			s.panicked(log, p)
+			err = endingf("panic", codes.Internal, "internal error of the control plane, see its log")
 		}
 	}()
+	return run()
+}
+
+// panicked counts and reports a panic.
+func (s *Server) panicked(log *slog.Logger, p any) {
+	s.metrics.panics.Inc()
+	log.Error("panic in xDS stream", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+}
+
+// serve runs a stream to its end.
+func (t *stream) serve() error {
+	ctx, cancel := context.WithCancel(t.grpc.Context())
+	defer cancel()
 	go t.receive(ctx)
 	first, err := t.hello(ctx)
 	if err != nil {
@@ -121,7 +158,8 @@ func (t *stream) serve(view resource.View) (err error) {
 		return err
 	}
 	t.proxy.Minor = minor
-	t.session = newSession(&t.proxy, view, t.server.config.MaxNames, t.server.config.Linger)
+	t.session = newSession(&t.proxy, t.opened, t.server.config.bounds(), t.server.config.Linger)
+	t.opened = nil // a stream lives longer than a view
 	t.state = ProxyState{Proxy: t.proxy, ConnectedAt: time.Now(), EnvoyVersion: version}
 	if err := t.server.add(t); err != nil {
 		return err
@@ -136,7 +174,9 @@ func (t *stream) serve(view resource.View) (err error) {
 }
 
 func (t *stream) leave() {
-	t.server.remove(t)
+	if t.server.remove(t) {
+		t.server.metrics.forget(&t.proxy)
+	}
 	t.server.metrics.asked.Sub(float64(t.askedGauge))
 	t.server.metrics.pushed.Sub(float64(t.pushedGauge))
 }
@@ -152,23 +192,51 @@ func (t *stream) hello(ctx context.Context) (*discoveryv3.DeltaDiscoveryRequest,
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timer.C:
-		return nil, status.Errorf(codes.DeadlineExceeded, "no request within %s", helloTimeout)
+		return nil, endingf("silent", codes.DeadlineExceeded, "no request within %s", helloTimeout)
 	}
 }
 
-// receive passes requests to the loop. When the loop is behind it waits, and so, by flow control, does the proxy.
+// receive passes requests to the loop. When the loop is behind, or the proxy sends more than it may, it waits, and so, by flow
+// control, does the proxy.
 func (t *stream) receive(ctx context.Context) {
-	for {
-		req, err := t.grpc.Recv()
-		if err != nil {
-			t.received <- err
-			return
+	t.received <- t.server.contain(t.log, func() error {
+		if err := t.waitToRead(ctx, openingCost); err != nil {
+			return err
 		}
-		select {
-		case t.requests <- req:
-		case <-ctx.Done():
-			return
+		for {
+			req, err := t.grpc.Recv()
+			if err != nil {
+				return err
+			}
+			if err := t.waitToRead(ctx, 1+proto.Size(req)/requestUnit); err != nil {
+				return err
+			}
+			select {
+			case t.requests <- req:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
+	})
+}
+
+// waitToRead waits until the proxy may send something of a cost.
+func (t *stream) waitToRead(ctx context.Context, cost int) error {
+	wait := t.allowance.read(float64(cost), time.Now())
+	if wait == 0 {
+		return nil
+	}
+	select {
+	case t.throttled <- struct{}{}:
+	default:
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -177,7 +245,7 @@ func (t *stream) send(ctx context.Context) {
 	for {
 		select {
 		case batch := <-t.outgoing:
-			t.sentAll <- t.sendBatch(batch)
+			t.sentAll <- t.server.contain(t.log, func() error { return t.sendBatch(batch) })
 		case <-ctx.Done():
 			return
 		}
@@ -246,6 +314,8 @@ func (t *stream) loop(ctx context.Context) error {
 				return err
 			}
 			t.sending = time.Time{}
+		case <-t.throttled:
+			t.limit(limitRate, 1)
 		case <-t.woken:
 		case <-timer.C:
 		}
@@ -262,9 +332,13 @@ func (t *stream) next() time.Time {
 	}
 	if t.sending.IsZero() {
 		earlier(t.hold)
+		earlier(t.penalty)
 		earlier(t.flushAt)
 	} else {
 		earlier(t.sending.Add(t.server.config.SendTimeout))
+	}
+	if since := t.session.unacknowledgedSince(); !since.IsZero() {
+		earlier(since.Add(t.server.config.AckTimeout))
 	}
 	if t.session.subscribed(workload) && !t.renewal.running {
 		earlier(t.renewal.next)
@@ -275,21 +349,25 @@ func (t *stream) next() time.Time {
 // step does all that is due.
 func (t *stream) step(ctx context.Context, now time.Time) error {
 	if !t.expires.IsZero() && !now.Before(t.expires) {
-		return status.Error(codes.Unauthenticated, "the token that this stream was opened with has expired")
+		return endingf("expired", codes.Unauthenticated, "the token that this stream was opened with has expired")
+	}
+	if since := t.session.unacknowledgedSince(); !since.IsZero() && now.Sub(since) >= t.server.config.AckTimeout {
+		return endingf("unacknowledged", codes.ResourceExhausted, "the proxy has acknowledged nothing that it was sent for %s", t.server.config.AckTimeout)
 	}
 	if t.session.subscribed(workload) && t.renewal.due(now) {
-		t.renewal.start(ctx, t.server.config.Certificates, &t.proxy)
+		t.renewal.start(ctx, t.server.config.Certificates, &t.proxy, t.log)
 	}
 	t.exchange()
 	if !t.sending.IsZero() {
 		if now.Sub(t.sending) >= t.server.config.SendTimeout {
-			return status.Errorf(codes.ResourceExhausted, "the proxy has read nothing for %s", t.server.config.SendTimeout)
+			return endingf("slow", codes.ResourceExhausted, "the proxy has read nothing for %s", t.server.config.SendTimeout)
 		}
 		return nil
 	}
-	if now.Before(t.hold) {
+	if now.Before(t.penalty) || now.Before(t.hold) {
 		return nil
 	}
+	t.penalty = time.Time{}
 	if !t.hold.IsZero() {
 		t.hold, t.answered = time.Time{}, now
 	}
@@ -341,16 +419,20 @@ func (t *stream) takeAll(req *discoveryv3.DeltaDiscoveryRequest) error {
 func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) error {
 	kind, known := resource.TypeOf(req.GetTypeUrl())
 	if !known {
-		t.log.Warn("proxy asks for a type of resource that the control plane does not have", "type", req.GetTypeUrl())
+		if t.allowance.line(now) {
+			t.log.Warn("proxy asks for a type of resource that the control plane does not have", "type", shortened(req.GetTypeUrl()))
+		}
 		return nil
 	}
-	if detail := req.GetErrorDetail(); detail != nil {
-		t.server.metrics.nacks.WithLabelValues(kind.String()).Inc()
-		t.log.Warn("proxy refuses configuration", "type", kind.String(), "message", detail.GetMessage())
+	if req.GetErrorDetail() != nil {
+		t.refused(kind, req, now)
 	}
 	asks, err := t.session.request(req)
 	if err != nil {
 		return err
+	}
+	for l, n := range t.session.takeLimited() {
+		t.limit(limit(l), n)
 	}
 	if len(asks) == 0 {
 		t.hold = time.Time{} // Answers and first requests are never held back.
@@ -370,8 +452,36 @@ func (t *stream) take(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) err
 	return nil
 }
 
+// refused counts and reports a rejection. Whoever refuses too much is sent the next response later.
+func (t *stream) refused(kind resource.Type, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
+	t.server.metrics.nacks.WithLabelValues(kind.String()).Inc()
+	if t.allowance.line(now) {
+		t.log.Warn("proxy refuses configuration", "type", kind.String(), "message", shortened(req.GetErrorDetail().GetMessage()))
+	}
+	if wait := t.allowance.refuse(t.session.sizeOf(req.GetResponseNonce()), now); wait > 0 {
+		t.penalty = now.Add(wait)
+		t.limit(limitRejections, 1)
+	}
+}
+
+// limit counts what was over a limit, and names the proxy: in the log once a stream and limit.
+func (t *stream) limit(l limit, n int) {
+	if n == 0 {
+		return
+	}
+	t.server.metrics.limit(l, n, &t.proxy, !t.reached[l])
+	if !t.reached[l] {
+		t.reached[l] = true
+		t.log.Warn("proxy has reached a limit: "+l.consequence(), "limit", l.String())
+	}
+}
+
 // learn passes on what the proxy asked for and its siblings may need: names that the view says may be learned.
 func (t *stream) learn(asks []string, now time.Time) {
+	if !t.server.mayTeach(t, len(asks), now) {
+		t.limit(limitLearned, len(asks))
+		return
+	}
 	var names []string
 	for _, name := range asks {
 		if r, _ := t.session.view.Resource(&t.proxy, resource.Ref{Type: resource.Bundle, Name: name}); r != nil {
@@ -379,7 +489,7 @@ func (t *stream) learn(asks []string, now time.Time) {
 		}
 	}
 	if len(names) > 0 {
-		t.server.learn(t, names, now)
+		t.server.teach(t, names, now)
 	}
 }
 

@@ -52,6 +52,7 @@ type replica struct {
 	builder   *model.Builder
 	publisher *compile.Publisher
 	server    *xds.Server
+	metrics   *prometheus.Registry
 	wrap      ViewWrapper
 	metrics   *prometheus.Registry
 	snapshot  atomic.Pointer[model.Snapshot]
@@ -74,7 +75,7 @@ func (w *World) newReplica() (*replica, error) {
 		return nil, err
 	}
 	w.t.Cleanup(func() { log.Close() })
-	r.server, err = xds.NewServer(xds.Config{
+	config := xds.Config{
 		Authenticator: fakeauth.Authenticator{Proxy: func(namespace, name string) (resource.Proxy, bool) {
 			p, ok := r.proxy(namespace, name)
 			if owner, forgot := w.owners.Load(namespace + "/" + name); forgot {
@@ -87,7 +88,14 @@ func (w *World) newReplica() (*replica, error) {
 		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
 		Registry:    r.metrics,
 		Log:         slog.New(slog.NewTextHandler(log, nil)),
-	})
+		Registry:    r.metrics,
+		// Long enough to be there, and short enough that a test need not wait: a proxy takes longer to start.
+		LearnWindow: 20 * time.Millisecond,
+	}
+	if w.options.limits != nil {
+		w.options.limits(&config)
+	}
+	r.server, err = xds.NewServer(config)
 	return r, err
 }
 
@@ -237,6 +245,33 @@ func (w *World) unsynced() []string {
 		}
 	}
 	return waiting
+}
+
+// Metric returns the sum of a metric of the control plane over its labels, or over those that have the given pairs of name and value.
+func (w *World) Metric(name string, labels ...string) float64 {
+	w.t.Helper()
+	families, err := w.replica.metrics.Gather()
+	w.check(err)
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			has := map[string]string{}
+			for _, l := range m.GetLabel() {
+				has[l.GetName()] = l.GetValue()
+			}
+			matches := true
+			for i := 0; i+1 < len(labels); i += 2 {
+				matches = matches && has[labels[i]] == labels[i+1]
+			}
+			if matches {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 // Rejections returns what the proxy of a pod has refused.

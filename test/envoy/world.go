@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/test/netns"
 )
 
@@ -51,6 +52,7 @@ type options struct {
 	moreStats           []string
 	view                ViewWrapper
 	certificateLifetime time.Duration
+	limits              func(*xds.Config)
 }
 
 // Option changes how a world starts.
@@ -63,6 +65,9 @@ func On(v Version) Option { return func(o *options) { o.version = v } }
 func MoreStats(prefixes ...string) Option {
 	return func(o *options) { o.moreStats = append(o.moreStats, prefixes...) }
 }
+
+// WithLimits changes how much, and for how long, the control plane lets proxies do what they do.
+func WithLimits(change func(*xds.Config)) Option { return func(o *options) { o.limits = change } }
 
 // Start makes the world of a file of manifests and returns when every Envoy in it is ready.
 // It ends with the test, and so does everything in it.

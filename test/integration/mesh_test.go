@@ -39,6 +39,7 @@ func TestMesh(t *testing.T) {
 		{"references", testReferences},
 		{"object of a person", testForeignObject},
 		{"tokens", testTokens},
+		{"terminating pod", testTerminating},
 		{"replacement", func(t *testing.T, w *world) { testReplacement(t, w, op) }},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.test(t, w.in(t)) })
