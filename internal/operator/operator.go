@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"time"
 
@@ -17,8 +18,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -30,6 +29,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/peers"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/webhooks"
@@ -49,15 +49,16 @@ type operator struct {
 	ingest    *ingest.Ingester
 	xds       *xds.Server
 	listening chan struct{}
+	peers     *peers.Server
+	peersPort string
 
 	world            controllers.World
-	findings         controllers.Findings
 	materialsChanged controllers.Signal
 	proxiesChanged   controllers.Signal
 	unsupported      error
 }
 
-// Run runs the operator until ctx ends. The error says what it could not start with, or what ended it.
+// Run runs the operator until ctx ends, and Options.DrainDelay more. The error says what it could not start with, or what ended it.
 //
 // What ends when ctx does, in this order: the reconcilers (and the lease), xDS with the other parts of every
 // replica, the informers, the webhooks, metrics and health.
@@ -65,13 +66,23 @@ func Run(ctx context.Context, o Options) error {
 	op := &operator{Options: o, listening: make(chan struct{})}
 	op.model = model.Config{OperatorNamespace: o.Namespace, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
-		op.connect, op.makeManager, op.makeDataPath, op.addWebhooks, op.addReconcilers, op.addHealth,
+		op.connect, op.makeManager, op.makeDataPath, op.makePeers, op.addWebhooks, op.addHealth,
 	} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	return op.manager.Start(ctx)
+	return op.manager.Start(op.later(ctx))
+}
+
+// later returns a context that ends DrainDelay after another.
+func (o *operator) later(ctx context.Context) context.Context {
+	delayed, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		o.Log.Info("told to end", "in", o.DrainDelay)
+		time.AfterFunc(o.DrainDelay, cancel)
+	})
+	return delayed
 }
 
 // connect makes a client and asks the API server for its version.
@@ -108,20 +119,13 @@ func (o *operator) makeManager() error {
 	byObject := ingest.ByObject()
 	maps.Copy(byObject, controllers.ByObject())
 	timeout := shutdownTimeout
-	// The names of our controllers are unique; two operators in one process are a test.
-	skipNameValidation := true
 	o.manager, err = manager.New(o.Config, manager.Options{
-		Scheme:                        scheme,
-		Logger:                        logr.FromSlogHandler(o.Log.Handler()),
-		Cache:                         cache.Options{ByObject: byObject},
-		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
-		HealthProbeBindAddress:        o.HealthAddress,
-		LeaderElection:                true,
-		LeaderElectionID:              leaseName,
-		LeaderElectionNamespace:       o.Namespace,
-		LeaderElectionReleaseOnCancel: true,
-		GracefulShutdownTimeout:       &timeout,
-		Controller:                    config.Controller{SkipNameValidation: &skipNameValidation},
+		Scheme:                  scheme,
+		Logger:                  logr.FromSlogHandler(o.Log.Handler()),
+		Cache:                   cache.Options{ByObject: byObject},
+		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress:  o.HealthAddress,
+		GracefulShutdownTimeout: &timeout,
 		WebhookServer: webhook.NewServer(webhook.Options{Host: host, Port: port, TLSOpts: []func(*tls.Config){
 			func(c *tls.Config) {
 				c.GetCertificate, c.MinVersion = o.materials.Webhook.GetCertificate, tls.VersionTLS13
@@ -151,8 +155,9 @@ func (o *operator) makeDataPath() error {
 		Credentials: credentials.NewTLS(&tls.Config{
 			GetCertificate: o.materials.ControlPlane.GetCertificate, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		}),
-		Registry: o.Registry,
-		Log:      log,
+		ConnectionAge: o.ConnectionAge,
+		Registry:      o.Registry,
+		Log:           log,
 	})
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
@@ -165,7 +170,20 @@ func (o *operator) makeDataPath() error {
 		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials}
-	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
+	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)),
+		o.manager.Add(manager.RunnableFunc(o.lead))) // starts after the others and ends before them
+}
+
+// makePeers makes what every replica runs to tell the leader of its proxies.
+func (o *operator) makePeers() error {
+	var err error
+	if _, o.peersPort, err = net.SplitHostPort(o.PeersAddress); err != nil {
+		return fmt.Errorf("address for other replicas: %w", err)
+	}
+	o.peers = &peers.Server{
+		Generations: o.generations, Proxies: o.xds.Proxies, TLS: o.materials.ReplicaTLS(o.Namespace), Log: o.Log.With("part", "peers"),
+	}
+	return o.manager.Add(everyReplica(o.servePeers))
 }
 
 func (o *operator) addWebhooks() error {
@@ -174,48 +192,6 @@ func (o *operator) addWebhooks() error {
 		Reader: o.manager.GetAPIReader(), Unsupported: o.unsupported,
 	})
 	return nil
-}
-
-// addReconcilers adds what only the leader runs.
-func (o *operator) addReconcilers() error {
-	certManager, err := cache.New(o.Config, cache.Options{
-		Scheme: o.manager.GetScheme(), Mapper: o.manager.GetRESTMapper(), HTTPClient: o.manager.GetHTTPClient(),
-		DefaultNamespaces: map[string]cache.Config{o.Namespace: {}},
-	})
-	if err != nil {
-		return fmt.Errorf("make the cache of cert-manager's kinds: %w", err)
-	}
-	shared, direct := o.manager.GetCache(), o.manager.GetAPIReader()
-	events := o.manager.GetEventRecorder("tulle")
-	applier := func(reader client.Reader) *controllers.Applier {
-		return &controllers.Applier{Reader: reader, Direct: direct, Client: o.manager.GetClient(), Events: events}
-	}
-	reconcilers := []interface {
-		SetupWithManager(manager.Manager) error
-	}{
-		&controllers.Trust{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(certManager), CertManager: certManager, Cache: shared,
-		},
-		&controllers.Bundle{Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
-		&controllers.Webhooks{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(shared), Cache: shared,
-		},
-		&controllers.Bootstrap{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(shared), Cache: shared,
-		},
-		&controllers.Status{
-			World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
-			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: o.manager.GetClient(), Events: events,
-		},
-	}
-	errs := []error{o.manager.Add(certManager)}
-	for _, r := range reconcilers {
-		errs = append(errs, r.SetupWithManager(o.manager))
-	}
-	return errors.Join(errs...)
 }
 
 // addHealth says when the replica lives, and when it can serve: its certificates are there, the first snapshot is published, and

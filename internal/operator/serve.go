@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/peers"
 )
 
 // everyReplica is a part that does not wait for this replica to lead.
@@ -29,6 +30,7 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 	before := o.world.Snapshot()
 	o.publisher.Publish(snapshot)
 	o.world.Set(snapshot)
+	o.peers.Changed()
 	for _, uid := range gone(before, snapshot) {
 		o.xds.Disconnect(uid)
 	}
@@ -65,7 +67,26 @@ func (o *operator) serveXDS(ctx context.Context) error {
 	return o.xds.Serve(ctx, listener)
 }
 
-// followProxies wakes the status when proxies have changed.
+// servePeers serves other replicas until ctx ends.
+func (o *operator) servePeers(ctx context.Context) error {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.PeersAddress)
+	if err != nil {
+		return fmt.Errorf("serve other replicas: %w", err)
+	}
+	return o.peers.Serve(ctx, listener)
+}
+
+// generations returns what this replica has of each Mesh.
+func (o *operator) generations() []peers.Generation {
+	snapshot := o.world.Snapshot()
+	if snapshot == nil {
+		return nil
+	}
+	return peers.Generations(snapshot)
+}
+
+// followProxies wakes the status, here and at the leader, when proxies have changed.
 func (o *operator) followProxies(ctx context.Context) error {
 	for {
 		select {
@@ -73,6 +94,7 @@ func (o *operator) followProxies(ctx context.Context) error {
 			return nil
 		case <-o.xds.Changed():
 			o.proxiesChanged.Fire()
+			o.peers.Changed()
 		}
 	}
 }

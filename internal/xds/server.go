@@ -54,6 +54,9 @@ type Config struct {
 	SendTimeout time.Duration
 	// AskWindow: asks this close to each other are answered together (5 ms).
 	AskWindow time.Duration
+	// ConnectionAge is after how long, give or take a tenth, a proxy's connection is ended, so that it finds the replicas that have
+	// come since (30 min). All but its stream is told before; the stream ends ConnectionGrace later (2 s).
+	ConnectionAge, ConnectionGrace time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -63,6 +66,8 @@ func (c Config) withDefaults() Config {
 	c.LearnedNames = cmp.Or(c.LearnedNames, 1000)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
+	c.ConnectionAge = cmp.Or(c.ConnectionAge, 30*time.Minute)
+	c.ConnectionGrace = cmp.Or(c.ConnectionGrace, 2*time.Second)
 	return c
 }
 
@@ -201,7 +206,11 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(4 << 20),
 		grpc.MaxConcurrentStreams(8),
 		grpc.ConnectionTimeout(20 * time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 30 * time.Second, Timeout: 10 * time.Second,
+			// A stream that only ended itself would come back on the same connection, and so to the same replica.
+			MaxConnectionAge: s.config.ConnectionAge, MaxConnectionAgeGrace: s.config.ConnectionGrace,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if s.config.Credentials != nil {
