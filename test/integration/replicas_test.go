@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/resource"
+)
+
+// shop is a Mesh with two pods, of which one is connected to each of two replicas.
+type shop struct {
+	*world
+	first, second *replica // first leads at the beginning
+	mesh          *v1alpha1.Mesh
+	here, there   *corev1.Pod // connected to first, and to second
+	hers, theirs  *proxy
+}
+
+const shopName = "shop"
+
+// TestReplicas runs two operators. What the Mesh says is right whichever leads, and whichever is cut off from whom.
+func TestReplicas(t *testing.T) {
+	w := newWorld(t)
+	w.installCertManager()
+	s := &shop{world: w, first: w.replica("tulle-manager-a", w.host)}
+	w.eventually("the first leads", func() error { _, err := w.leader(); return err })
+	s.second = w.replica("tulle-manager-b", newHost())
+	w.namespace(shopName)
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: shopName, Name: "reviews"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "reviews"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}}},
+	}
+	s.mesh = mesh(shopName, shopName, v1alpha1.MeshSpec{Services: []v1alpha1.ServiceSpec{{Name: "reviews", Routes: []v1alpha1.RouteSpec{{
+		Name: "all", To: []v1alpha1.RouteTarget{{Weight: new(int32(1))}},
+	}}}}})
+	w.create(service, s.mesh)
+	w.condition(shopName, shopName, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
+	s.here, s.there = pod(shopName, "here"), pod(shopName, "there")
+	for _, p := range []*corev1.Pod{s.here, s.there} {
+		w.create(p)
+		w.run(p)
+	}
+	s.hers, s.theirs = s.first.connect(t, s.here), s.second.connect(t, s.there)
+
+	for _, step := range []struct {
+		name string
+		test func(*testing.T, *shop)
+	}{
+		{"all proxies count", testAllCount},
+		{"what a proxy of the other replica rejects", func(t *testing.T, s *shop) { testRejectedThere(t, s, "http|"+service.Spec.ClusterIP+":80") }},
+		{"nobody else is told", testNobodyElseIsTold},
+		{"a silent replica", testSilentReplica},
+		{"a replica without the API server", testStaleReplica},
+		{"a leader without the API server", testDeposed},
+		{"the end of the leader", testEndOfTheLeader},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			sub := *s
+			sub.world = w.in(t)
+			step.test(t, &sub)
+			s.hers, s.theirs = sub.hers, sub.theirs
+		})
+		if t.Failed() {
+			t.FailNow() // what comes after is about another state
+		}
+	}
+}
+
+func (s *shop) is(condition string, status metav1.ConditionStatus, reason, message string) {
+	s.t.Helper()
+	s.condition(shopName, shopName, condition, status, reason, message)
+}
+
+func (s *shop) ready() {
+	s.t.Helper()
+	if err := s.get(s.mesh); err != nil {
+		s.t.Fatal(err)
+	}
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionTrue, "Programmed", fmt.Sprintf("all 2 proxies hold generation %d", s.mesh.Generation))
+	s.is(v1alpha1.ConditionInjected, metav1.ConditionTrue, "Injected", "all 2 pods have a current proxy")
+	s.is(v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", fmt.Sprintf("all proxies hold generation %d", s.mesh.Generation))
+	if err := s.get(s.mesh); err != nil {
+		s.t.Fatal(err)
+	}
+	if p := s.mesh.Status.Proxies; p.Summary != "2/2" || p.Connected != 2 || p.Programmed != 2 {
+		s.t.Errorf("proxies %+v", p)
+	}
+}
+
+// change gives the Mesh a new generation.
+func (s *shop) change() {
+	s.t.Helper()
+	mode := v1alpha1.MTLSStrict
+	s.update(s.mesh, func() {
+		if s.mesh.Spec.MTLS != nil && s.mesh.Spec.MTLS.Mode == mode {
+			mode = v1alpha1.MTLSPermissive
+		}
+		s.mesh.Spec.MTLS = &v1alpha1.MTLSSpec{Mode: mode}
+	})
+}
+
+// connected fails the test unless both streams go on.
+func (s *shop) connected() {
+	s.t.Helper()
+	for name, p := range map[string]*proxy{"here": s.hers, "there": s.theirs} {
+		if err := p.failure(); !errors.Is(err, errGoesOn) {
+			s.t.Errorf("the stream of %s ended: %v", name, err)
+		}
+	}
+}
+
+func testAllCount(_ *testing.T, s *shop) {
+	s.ready()
+	s.change()
+	s.ready()
+}
+
+func testRejectedThere(_ *testing.T, s *shop, address string) {
+	s.theirs.refuse("outbound/"+address, "weights are wrong")
+	s.theirs.ask(resource.Ref{Type: resource.Cluster, Name: address})
+	message := "spec.services[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "RejectedByProxy", message)
+	s.is(v1alpha1.ConditionReady, metav1.ConditionFalse, "RejectedByProxy", message)
+	// A proxy that was restarted, and rejects nothing.
+	s.theirs = s.second.connect(s.second.world.t, s.there)
+	s.ready()
+}
+
+// testNobodyElseIsTold: who is no replica gets no report, also with a certificate of the mesh or a token of the operator itself.
+func testNobodyElseIsTold(t *testing.T, s *shop) {
+	var workload tls.Certificate
+	s.eventually("a workload's certificate", func() error {
+		_, err := s.hers.certificate()
+		if err != nil {
+			return err
+		}
+		s.hers.mu.Lock()
+		defer s.hers.mu.Unlock()
+		pair := s.hers.secret.GetTlsCertificate()
+		workload, err = tls.X509KeyPair(pair.GetCertificateChain().GetInlineBytes(), pair.GetPrivateKey().GetInlineBytes())
+		return err
+	})
+	for name, tt := range map[string]struct {
+		certificates []tls.Certificate
+		token        string
+	}{
+		"nobody":                    {},
+		"a workload":                {certificates: []tls.Certificate{workload}},
+		"a token of a workload":     {token: s.podToken(s.here, "tulle.dev")},
+		"a token of the operator's": {token: s.operatorConfig().BearerToken},
+	} {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+			Certificates: tt.certificates, InsecureSkipVerify: true, //nolint:gosec // they don't care who answers
+		}}}
+		request, err := http.NewRequest(http.MethodGet, "https://"+s.second.host+":15011/v1/proxies", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.token != "" {
+			request.Header.Set("Authorization", "Bearer "+tt.token)
+		}
+		response, err := client.Do(request)
+		if err == nil {
+			response.Body.Close()
+			t.Errorf("%s gets an answer: %s", name, response.Status)
+		} else if !strings.Contains(err.Error(), "remote error: tls:") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// testSilentReplica: while nothing comes from a replica that is live, nobody knows.
+func testSilentReplica(_ *testing.T, s *shop) {
+	s.second.others.freeze()
+	const silent = "1 live control-plane replica does not report the proxies: tulle-manager-b"
+	const remedy = "; see the logs, or delete the pod if its node is gone"
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionUnknown, "ReplicaSilent", silent+remedy)
+	s.is(v1alpha1.ConditionInjected, metav1.ConditionUnknown, "ReplicaSilent", silent+remedy)
+	s.is(v1alpha1.ConditionReady, metav1.ConditionUnknown, "ReplicaSilent", silent+"; see condition Injected")
+	s.change() // the proxies of both take it
+	s.is(v1alpha1.ConditionReady, metav1.ConditionUnknown, "ReplicaSilent", silent+"; see condition Injected")
+	s.second.others.mend()
+	s.ready()
+	s.connected()
+}
+
+// testStaleReplica: one that can't see the newest generation serves on, and its proxies are named.
+func testStaleReplica(_ *testing.T, s *shop) {
+	s.second.api.cut()
+	s.change()
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "Pending",
+		fmt.Sprintf("1 of 2 proxies do not hold generation %d yet: there", s.mesh.Generation))
+	s.second.api.mend()
+	s.ready()
+	s.connected()
+}
+
+// testDeposed: a leader that can't reach the API server is deposed, serves on and reports to the next.
+func testDeposed(_ *testing.T, s *shop) {
+	before, err := s.leader()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.first.api.cut()
+	s.change()
+	s.eventually("the other leads", func() error {
+		now, err := s.leader()
+		if err == nil && now == before {
+			err = errors.New("the lease is still the first's")
+		}
+		return err
+	})
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "Pending",
+		fmt.Sprintf("1 of 2 proxies do not hold generation %d yet: here", s.mesh.Generation))
+	s.first.api.mend()
+	s.ready()
+	s.connected()
+}
+
+// testEndOfTheLeader: when the leader goes with its pod, the other takes over, and knows the proxies that come to it.
+func testEndOfTheLeader(_ *testing.T, s *shop) {
+	s.second.stop()
+	s.delete(s.second.pod)
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionUnknown, "NotConnected", "1 of 2 proxies are not connected to the control plane: there")
+	s.theirs = s.first.connect(s.first.world.t, s.there)
+	s.change()
+	s.ready()
+}
