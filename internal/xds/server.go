@@ -214,7 +214,7 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if s.config.Credentials != nil {
-		o = append(o, grpc.Creds(s.config.Credentials))
+		o = append(o, grpc.Creds(traceable{s.config.Credentials}))
 	}
 	return o
 }

@@ -73,10 +73,12 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	view := s.view
 	s.mu.Unlock()
 	if view == nil {
+		part(g.Context())
 		return status.Error(codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
 	}
 	proxy, expires, err := s.authenticate(g.Context())
 	if err != nil {
+		part(g.Context())
 		return err
 	}
 	t := &stream{
