@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -58,6 +59,7 @@ func TestReplicas(t *testing.T) {
 		{"all proxies count", testAllCount},
 		{"what a proxy of the other replica rejects", func(t *testing.T, s *shop) { testRejectedThere(t, s, "http|"+service.Spec.ClusterIP+":80") }},
 		{"nobody else is told", testNobodyElseIsTold},
+		{"all sign with the same intermediate", testSameIntermediate},
 		{"a silent replica", testSilentReplica},
 		{"a replica without the API server", testStaleReplica},
 		{"a leader without the API server", testDeposed},
@@ -176,6 +178,35 @@ func testNobodyElseIsTold(t *testing.T, s *shop) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// testSameIntermediate: replicas sign with the same intermediate CA, also after cert-manager has made another.
+func testSameIntermediate(t *testing.T, s *shop) {
+	signer := func(p *proxy) string {
+		var id string
+		s.eventually("a certificate", func() error {
+			leaf, err := p.certificate()
+			if err == nil {
+				id = string(leaf.AuthorityKeyId)
+			}
+			return err
+		})
+		return id
+	}
+	before := signer(s.hers)
+	if signer(s.theirs) != before {
+		t.Error("two replicas sign with different intermediates")
+	}
+	s.delete(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.Intermediate}})
+	s.eventually("both replicas sign with another intermediate", func() error {
+		s.hers, s.theirs = s.first.connect(s.first.world.t, s.here), s.second.connect(s.second.world.t, s.there)
+		here, there := signer(s.hers), signer(s.theirs)
+		if here == before || here != there {
+			return fmt.Errorf("before %x, now %x and %x", before, here, there)
+		}
+		return nil
+	})
+	s.ready()
 }
 
 // testSilentReplica: while nothing comes from a replica that is live, nobody knows.
