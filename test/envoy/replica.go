@@ -81,8 +81,9 @@ func (w *World) newReplica() (*replica, error) {
 		}},
 		Certificates: w.meshCA,
 		MinMinor:     38, MaxMinor: 40,
-		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
-		Log:         slog.New(slog.NewTextHandler(log, nil)),
+		ConnectionAge: w.options.age,
+		Credentials:   credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
+		Log:           slog.New(slog.NewTextHandler(log, nil)),
 	})
 	return r, err
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -49,6 +50,7 @@ type options struct {
 	version   Version
 	moreStats []string
 	view      ViewWrapper
+	age       time.Duration
 }
 
 // Option changes how a world starts.
@@ -61,6 +63,9 @@ func On(v Version) Option { return func(o *options) { o.version = v } }
 func MoreStats(prefixes ...string) Option {
 	return func(o *options) { o.moreStats = append(o.moreStats, prefixes...) }
 }
+
+// ConnectionAge makes the control plane send proxies off to connect again after that time; see xds.Config.
+func ConnectionAge(age time.Duration) Option { return func(o *options) { o.age = age } }
 
 // Start makes the world of a file of manifests and returns when every Envoy in it is ready.
 // It ends with the test, and so does everything in it.
