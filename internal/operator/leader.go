@@ -8,11 +8,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -85,18 +82,9 @@ func (runningCache) Start(ctx context.Context) error {
 
 // addReconcilers adds what only the leader runs.
 func (o *operator) addReconcilers(term manager.Manager) error {
-	newCache := func(options cache.Options) (cache.Cache, error) {
-		options.Scheme, options.Mapper, options.HTTPClient = term.GetScheme(), term.GetRESTMapper(), term.GetHTTPClient()
-		options.DefaultNamespaces = map[string]cache.Config{o.Namespace: {}}
-		return cache.New(o.Config, options)
-	}
-	certManager, err := newCache(cache.Options{})
+	certManager, err := o.newCache(cache.Options{})
 	if err != nil {
 		return fmt.Errorf("make the cache of cert-manager's kinds: %w", err)
-	}
-	replicas, err := newCache(cache.Options{DefaultLabelSelector: labels.SelectorFromSet(replicaLabels())})
-	if err != nil {
-		return fmt.Errorf("make the cache of replicas: %w", err)
 	}
 	shared, direct := o.manager.GetCache(), term.GetAPIReader()
 	events := o.manager.GetEventRecorder("tulle")
@@ -126,23 +114,11 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: term.GetClient(), Events: events,
 		},
 	}
-	errs := []error{term.Add(certManager), term.Add(replicas), term.Add(followReplicas{cache: replicas, namespace: o.Namespace, collector: collector})}
+	errs := []error{term.Add(certManager), term.Add(followReplicas{o, collector})}
 	for _, r := range reconcilers {
 		errs = append(errs, r.SetupWithManager(term))
 	}
 	return errors.Join(errs...)
-}
-
-// replicaLabels are those of the operator's pods, as config/manager/deployment.yaml and the selectors of its Services have them.
-func replicaLabels() map[string]string {
-	return map[string]string{"app.kubernetes.io/name": "tulle", "app.kubernetes.io/component": "manager"}
-}
-
-func (o *operator) newCollector() *peers.Collector {
-	return &peers.Collector{
-		Self: o.PodName, Port: o.peersPort, TLS: o.materials.ReplicaTLS(o.Namespace),
-		Changed: o.proxiesChanged.Fire, Log: o.Log.With("part", "peers"),
-	}
 }
 
 // fleet says what is known of all proxies, in revisions of a snapshot.
@@ -150,46 +126,5 @@ func (o *operator) fleet(collector *peers.Collector) func(*model.Snapshot) peers
 	return func(snapshot *model.Snapshot) peers.Fleet {
 		view := peers.View{Revision: snapshot.Revision(), Meshes: peers.Generations(snapshot)}
 		return collector.Fleet(view, o.xds.Proxies())
-	}
-}
-
-// followReplicas tells the leader's collector of the operator's pods.
-type followReplicas struct {
-	cache     cache.Cache
-	namespace string
-	collector *peers.Collector
-}
-
-// Start implements manager.Runnable.
-func (f followReplicas) Start(ctx context.Context) error {
-	informer, err := f.cache.GetInformer(ctx, &corev1.Pod{})
-	if err != nil {
-		return fmt.Errorf("watch the operator's own pods: %w", err)
-	}
-	changed := make(chan struct{}, 1)
-	notify := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	if _, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() },
-	}); err != nil {
-		return fmt.Errorf("watch the operator's own pods: %w", err)
-	}
-	notify() // also when there are none
-	go f.collector.Run(ctx)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		}
-		var pods corev1.PodList
-		if err := f.cache.List(ctx, &pods, client.InNamespace(f.namespace)); err != nil {
-			return fmt.Errorf("list the operator's own pods: %w", err)
-		}
-		f.collector.Follow(ctx, pods.Items)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"time"
 
@@ -49,8 +48,12 @@ type operator struct {
 	ingest    *ingest.Ingester
 	xds       *xds.Server
 	listening chan struct{}
-	peers     *peers.Server
-	peersPort string
+
+	// Other replicas: their pods, what they are told and asked, and what the leader knows of them.
+	replicas     cache.Cache
+	peers        *peers.Server
+	sight        *peers.Sight
+	newCollector func() *peers.Collector
 
 	world            controllers.World
 	materialsChanged controllers.Signal
@@ -174,18 +177,6 @@ func (o *operator) makeDataPath() error {
 		o.manager.Add(manager.RunnableFunc(o.lead))) // starts after the others and ends before them
 }
 
-// makePeers makes what every replica runs to tell the leader of its proxies.
-func (o *operator) makePeers() error {
-	var err error
-	if _, o.peersPort, err = net.SplitHostPort(o.PeersAddress); err != nil {
-		return fmt.Errorf("address for other replicas: %w", err)
-	}
-	o.peers = &peers.Server{
-		Generations: o.generations, Proxies: o.xds.Proxies, TLS: o.materials.ReplicaTLS(o.Namespace), Log: o.Log.With("part", "peers"),
-	}
-	return o.manager.Add(everyReplica(o.servePeers))
-}
-
 func (o *operator) addWebhooks() error {
 	webhooks.Register(o.manager.GetWebhookServer(), webhooks.Options{
 		Installation: o.installation(), Model: o.model, Snapshot: o.world.Snapshot,
@@ -194,14 +185,15 @@ func (o *operator) addWebhooks() error {
 	return nil
 }
 
-// addHealth says when the replica lives, and when it can serve: its certificates are there, the first snapshot is published, and
-// xDS is served.
+// addHealth says when the replica lives, and when it can serve: its certificates are there, the first snapshot is published, xDS is served, and
+// no other replica sees more.
 func (o *operator) addHealth() error {
 	return errors.Join(
 		o.manager.AddHealthzCheck("ping", func(*http.Request) error { return nil }),
 		o.manager.AddReadyzCheck("certificates", func(*http.Request) error { return o.materials.Ready() }),
 		o.manager.AddReadyzCheck("snapshot", closed(o.ingest.Published(), "no snapshot was published yet")),
 		o.manager.AddReadyzCheck("xds", closed(o.listening, "xDS is not served yet")),
+		o.manager.AddReadyzCheck("sight", func(*http.Request) error { return o.sight.Outdated() }),
 	)
 }
 

@@ -47,6 +47,8 @@ type Options struct {
 	// ConnectionAge is after how long, give or take a tenth, a proxy is sent off to connect again, so that replicas have equal shares;
 	// 30 minutes when zero.
 	ConnectionAge time.Duration
+	// RegainSight is peers.Regain when zero.
+	RegainSight time.Duration
 	// DrainDelay is how long everything goes on after Run was told to end: proxies that are then sent off, and pods that are created, find
 	// another replica, since the Services have forgotten this one.
 	DrainDelay time.Duration

@@ -9,7 +9,6 @@ import (
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
-	"github.com/tulle-mesh/tulle/internal/peers"
 )
 
 // everyReplica is a part that does not wait for this replica to lead.
@@ -65,25 +64,6 @@ func (o *operator) serveXDS(ctx context.Context) error {
 	}
 	close(o.listening)
 	return o.xds.Serve(ctx, listener)
-}
-
-// servePeers serves other replicas until ctx ends.
-func (o *operator) servePeers(ctx context.Context) error {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", o.PeersAddress)
-	if err != nil {
-		return fmt.Errorf("serve other replicas: %w", err)
-	}
-	return o.peers.Serve(ctx, listener)
-}
-
-// generations returns what this replica has of each Mesh.
-func (o *operator) generations() []peers.Generation {
-	snapshot := o.world.Snapshot()
-	if snapshot == nil {
-		return nil
-	}
-	return peers.Generations(snapshot)
 }
 
 // followProxies wakes the status, here and at the leader, when proxies have changed.

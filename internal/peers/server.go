@@ -31,6 +31,8 @@ type Server struct {
 	// Generations returns those of the newest snapshot, Proxies the state of every connected proxy.
 	Generations func() []Generation
 	Proxies     func() []xds.ProxyState
+	// SeesNow says whether this replica sees the API server; see Sight.
+	SeesNow func(context.Context) bool
 	// TLS must refuse whoever is not a replica.
 	TLS *tls.Config
 	Log *slog.Logger
@@ -64,6 +66,13 @@ func (s *Server) change() <-chan struct{} {
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+path, s.stream)
+	mux.HandleFunc("GET "+sightPath, func(w http.ResponseWriter, r *http.Request) {
+		if s.SeesNow(r.Context()) {
+			w.WriteHeader(http.StatusNoContent)
+		} else {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
 	server := &http.Server{
 		Handler: mux, TLSConfig: s.TLS, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 14,
 		BaseContext: func(net.Listener) context.Context { return ctx },

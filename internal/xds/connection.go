@@ -13,7 +13,9 @@ import (
 const partingTime = 100 * time.Millisecond
 
 // traceable are credentials by which a stream finds the connection that it came on.
-type traceable struct{ credentials.TransportCredentials }
+type traceable struct {
+	credentials.TransportCredentials
+}
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (t traceable) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -100,4 +101,29 @@ func TestConnectionsAge(t *testing.T) {
 	if n := e.connections.Load(); n < 2 {
 		t.Errorf("%d connections", n)
 	}
+}
+
+// TestRefuse: proxies are sent off, to another replica if there is one, and served again later.
+func TestRefuse(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *Config) { c.Credentials = insecure.NewCredentials() })
+	r.publish(newTestView(), passthrough)
+	e := newEnvoy(t, r)
+	c := e.stream("cart-1")
+	c.request("cluster", "")
+	c.want("cluster passthrough@1")
+	r.Refuse(errors.New("others know better"))
+	wantError(t, c.failure(), codes.Unavailable, "others know better")
+	for end := time.Now().Add(patience); e.connections.Load() < 2 && time.Now().Before(end); {
+		if err := e.stream("cart-1").failure(); status.Code(err) != codes.Unavailable {
+			t.Fatal(err)
+		}
+	}
+	if n := e.connections.Load(); n < 2 {
+		t.Fatalf("%d connections", n)
+	}
+	r.Refuse(nil)
+	again := newEnvoy(t, r).stream("cart-1")
+	again.request("cluster", "")
+	again.want("cluster passthrough@1")
 }

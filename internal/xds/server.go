@@ -82,7 +82,9 @@ type Server struct {
 	mu       sync.Mutex
 	view     resource.View
 	stopping bool
-	streams  map[*stream]struct{}
+	// refusal is why no proxy is served; nil when all are.
+	refusal error
+	streams map[*stream]struct{}
 	// newest is each pod's latest stream, by UID.
 	newest map[string]*stream
 	// watchers are the streams that a change of a resource concerns.
@@ -170,6 +172,20 @@ func (s *Server) notify() {
 	}
 }
 
+// Refuse sends all proxies off, and those that come, to other replicas, and tells them why; nil ends that.
+func (s *Server) Refuse(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusal = nil
+	if why == nil {
+		return
+	}
+	s.refusal = status.Error(codes.Unavailable, why.Error())
+	for t := range s.streams {
+		t.end(s.refusal)
+	}
+}
+
 // Disconnect ends the stream of a pod, whose UID is given: its identity no longer holds.
 func (s *Server) Disconnect(uid string) {
 	s.mu.Lock()
@@ -252,6 +268,9 @@ func (s *Server) add(t *stream) error {
 	defer s.mu.Unlock()
 	if s.stopping {
 		return status.Error(codes.Unavailable, "this replica of the control plane is stopping")
+	}
+	if s.refusal != nil {
+		return s.refusal
 	}
 	if older := s.newest[t.proxy.UID]; older != nil {
 		older.end(status.Error(codes.Aborted, "replaced by a newer stream of the same proxy"))

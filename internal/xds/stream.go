@@ -70,11 +70,14 @@ type stream struct {
 // DeltaAggregatedResources serves one proxy.
 func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	s.mu.Lock()
-	view := s.view
+	view, refusal := s.view, s.refusal
 	s.mu.Unlock()
 	if view == nil {
+		refusal = status.Error(codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+	}
+	if refusal != nil {
 		part(g.Context())
-		return status.Error(codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+		return refusal
 	}
 	proxy, expires, err := s.authenticate(g.Context())
 	if err != nil {
@@ -94,6 +97,9 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 		renewal:  renewal{results: make(chan signed, 1)},
 	}
 	err = t.serve(view)
+	if status.Code(err) == codes.Unavailable {
+		part(g.Context())
+	}
 	s.metrics.ended.WithLabelValues(status.Code(err).String()).Inc()
 	s.notify()
 	if err != nil && !errors.Is(err, context.Canceled) && status.Code(err) != codes.Canceled {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -48,13 +49,14 @@ func (w *world) replica(name, host string) *replica {
 	w.run(r.pod)
 	r.running = at.start(func(o *operator.Options) {
 		o.PodName = name
+		o.RegainSight = 2 * time.Second
 		o.Config.Dial = r.api.dial
 	})
 	w.eventually(name+" is ready", at.ready)
 	return r
 }
 
-// leader returns who holds the lease.
+// leader returns who holds the lease. Replicas in one process have the same name there, but for a part that is random.
 func (w *world) leader() (string, error) {
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "tulle"}}
 	if err := w.get(lease); err != nil {

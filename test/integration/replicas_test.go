@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -20,10 +22,37 @@ import (
 // shop is a Mesh with two pods, of which one is connected to each of two replicas.
 type shop struct {
 	*world
-	first, second *replica // first leads at the beginning
-	mesh          *v1alpha1.Mesh
-	here, there   *corev1.Pod // connected to first, and to second
-	hers, theirs  *proxy
+	a, b *side // a leads at the beginning
+	mesh *v1alpha1.Mesh
+}
+
+// side is a replica, and the pod whose proxy is connected to it.
+type side struct {
+	*replica
+	client *corev1.Pod
+	proxy  *proxy
+}
+
+// join connects the client of a side, its own or the other's, to the replica.
+func (d *side) join(other *side) { other.proxy = d.connect(d.world.t, other.client) }
+
+// sides returns the one that leads, and the other.
+func (s *shop) sides() (leads, other *side) {
+	s.t.Helper()
+	s.eventually("one leads", func() error {
+		for _, d := range []*side{s.a, s.b} {
+			log := d.log.String()
+			if strings.Count(log, "this replica leads") > strings.Count(log, "this replica does not lead any more") {
+				leads = d
+				return nil
+			}
+		}
+		return errors.New("none does")
+	})
+	if leads == s.a {
+		return s.a, s.b
+	}
+	return s.b, s.a
 }
 
 const shopName = "shop"
@@ -32,9 +61,9 @@ const shopName = "shop"
 func TestReplicas(t *testing.T) {
 	w := newWorld(t)
 	w.installCertManager()
-	s := &shop{world: w, first: w.replica("tulle-manager-a", w.host)}
+	s := &shop{world: w, a: &side{replica: w.replica("tulle-manager-a", w.host)}}
 	w.eventually("the first leads", func() error { _, err := w.leader(); return err })
-	s.second = w.replica("tulle-manager-b", newHost())
+	s.b = &side{replica: w.replica("tulle-manager-b", newHost())}
 	w.namespace(shopName)
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: shopName, Name: "reviews"},
@@ -45,12 +74,13 @@ func TestReplicas(t *testing.T) {
 	}}}}})
 	w.create(service, s.mesh)
 	w.condition(shopName, shopName, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
-	s.here, s.there = pod(shopName, "here"), pod(shopName, "there")
-	for _, p := range []*corev1.Pod{s.here, s.there} {
+	s.a.client, s.b.client = pod(shopName, "here"), pod(shopName, "there")
+	for _, p := range []*corev1.Pod{s.a.client, s.b.client} {
 		w.create(p)
 		w.run(p)
 	}
-	s.hers, s.theirs = s.first.connect(t, s.here), s.second.connect(t, s.there)
+	s.a.join(s.a)
+	s.b.join(s.b)
 
 	for _, step := range []struct {
 		name string
@@ -63,13 +93,13 @@ func TestReplicas(t *testing.T) {
 		{"a silent replica", testSilentReplica},
 		{"a replica without the API server", testStaleReplica},
 		{"a leader without the API server", testDeposed},
+		{"nobody has the API server", testBlind},
 		{"the end of the leader", testEndOfTheLeader},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			sub := *s
 			sub.world = w.in(t)
 			step.test(t, &sub)
-			s.hers, s.theirs = sub.hers, sub.theirs
 		})
 		if t.Failed() {
 			t.FailNow() // what comes after is about another state
@@ -113,7 +143,7 @@ func (s *shop) change() {
 // connected fails the test unless both streams go on.
 func (s *shop) connected() {
 	s.t.Helper()
-	for name, p := range map[string]*proxy{"here": s.hers, "there": s.theirs} {
+	for name, p := range map[string]*proxy{"here": s.a.proxy, "there": s.b.proxy} {
 		if err := p.failure(); !errors.Is(err, errGoesOn) {
 			s.t.Errorf("the stream of %s ended: %v", name, err)
 		}
@@ -127,13 +157,13 @@ func testAllCount(_ *testing.T, s *shop) {
 }
 
 func testRejectedThere(_ *testing.T, s *shop, address string) {
-	s.theirs.refuse("outbound/"+address, "weights are wrong")
-	s.theirs.ask(resource.Ref{Type: resource.Cluster, Name: address})
+	s.b.proxy.refuse("outbound/"+address, "weights are wrong")
+	s.b.proxy.ask(resource.Ref{Type: resource.Cluster, Name: address})
 	message := "spec.services[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
 	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "RejectedByProxy", message)
 	s.is(v1alpha1.ConditionReady, metav1.ConditionFalse, "RejectedByProxy", message)
 	// A proxy that was restarted, and rejects nothing.
-	s.theirs = s.second.connect(s.second.world.t, s.there)
+	s.b.join(s.b)
 	s.ready()
 }
 
@@ -141,13 +171,13 @@ func testRejectedThere(_ *testing.T, s *shop, address string) {
 func testNobodyElseIsTold(t *testing.T, s *shop) {
 	var workload tls.Certificate
 	s.eventually("a workload's certificate", func() error {
-		_, err := s.hers.certificate()
+		_, err := s.a.proxy.certificate()
 		if err != nil {
 			return err
 		}
-		s.hers.mu.Lock()
-		defer s.hers.mu.Unlock()
-		pair := s.hers.secret.GetTlsCertificate()
+		s.a.proxy.mu.Lock()
+		defer s.a.proxy.mu.Unlock()
+		pair := s.a.proxy.secret.GetTlsCertificate()
 		workload, err = tls.X509KeyPair(pair.GetCertificateChain().GetInlineBytes(), pair.GetPrivateKey().GetInlineBytes())
 		return err
 	})
@@ -157,13 +187,13 @@ func testNobodyElseIsTold(t *testing.T, s *shop) {
 	}{
 		"nobody":                    {},
 		"a workload":                {certificates: []tls.Certificate{workload}},
-		"a token of a workload":     {token: s.podToken(s.here, "tulle.dev")},
+		"a token of a workload":     {token: s.podToken(s.a.client, "tulle.dev")},
 		"a token of the operator's": {token: s.operatorConfig().BearerToken},
 	} {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
 			Certificates: tt.certificates, InsecureSkipVerify: true, //nolint:gosec // they don't care who answers
 		}}}
-		request, err := http.NewRequest(http.MethodGet, "https://"+s.second.host+":15011/v1/proxies", nil)
+		request, err := http.NewRequest(http.MethodGet, "https://"+s.b.host+":15011/v1/proxies", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,14 +223,15 @@ func testSameIntermediate(t *testing.T, s *shop) {
 		})
 		return id
 	}
-	before := signer(s.hers)
-	if signer(s.theirs) != before {
+	before := signer(s.a.proxy)
+	if signer(s.b.proxy) != before {
 		t.Error("two replicas sign with different intermediates")
 	}
 	s.delete(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.Intermediate}})
 	s.eventually("both replicas sign with another intermediate", func() error {
-		s.hers, s.theirs = s.first.connect(s.first.world.t, s.here), s.second.connect(s.second.world.t, s.there)
-		here, there := signer(s.hers), signer(s.theirs)
+		s.a.join(s.a)
+		s.b.join(s.b)
+		here, there := signer(s.a.proxy), signer(s.b.proxy)
 		if here == before || here != there {
 			return fmt.Errorf("before %x, now %x and %x", before, here, there)
 		}
@@ -211,7 +242,7 @@ func testSameIntermediate(t *testing.T, s *shop) {
 
 // testSilentReplica: while nothing comes from a replica that is live, nobody knows.
 func testSilentReplica(_ *testing.T, s *shop) {
-	s.second.others.freeze()
+	s.b.others.freeze()
 	const silent = "1 live control-plane replica does not report the proxies: tulle-manager-b"
 	const remedy = "; see the logs, or delete the pod if its node is gone"
 	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionUnknown, "ReplicaSilent", silent+remedy)
@@ -219,50 +250,98 @@ func testSilentReplica(_ *testing.T, s *shop) {
 	s.is(v1alpha1.ConditionReady, metav1.ConditionUnknown, "ReplicaSilent", silent+"; see condition Injected")
 	s.change() // the proxies of both take it
 	s.is(v1alpha1.ConditionReady, metav1.ConditionUnknown, "ReplicaSilent", silent+"; see condition Injected")
-	s.second.others.mend()
+	s.b.others.mend()
 	s.ready()
 	s.connected()
 }
 
-// testStaleReplica: one that can't see the newest generation serves on, and its proxies are named.
-func testStaleReplica(_ *testing.T, s *shop) {
-	s.second.api.cut()
-	s.change()
-	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "Pending",
-		fmt.Sprintf("1 of 2 proxies do not hold generation %d yet: there", s.mesh.Generation))
-	s.second.api.mend()
-	s.ready()
-	s.connected()
-}
-
-// testDeposed: a leader that can't reach the API server is deposed, serves on and reports to the next.
-func testDeposed(_ *testing.T, s *shop) {
-	before, err := s.leader()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.first.api.cut()
-	s.change()
-	s.eventually("the other leads", func() error {
-		now, err := s.leader()
-		if err == nil && now == before {
-			err = errors.New("the lease is still the first's")
+// sentOff waits until a replica has ended its proxy's stream since the other one sees the API server, and is not ready any more.
+func (s *shop) sentOff(from *side) {
+	s.t.Helper()
+	s.eventually("the proxy is sent to the other replica", func() error {
+		if end := status.Convert(from.proxy.failure()); end.Code() != codes.Unavailable || !strings.Contains(end.Message(), "lost sight of the API server") {
+			return fmt.Errorf("the stream: %v", end)
 		}
-		return err
+		return nil
 	})
-	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "Pending",
-		fmt.Sprintf("1 of 2 proxies do not hold generation %d yet: here", s.mesh.Generation))
-	s.first.api.mend()
+	if err := from.world.ready(); err == nil {
+		s.t.Error("a replica that sends its proxies off says that it is ready")
+	}
+}
+
+// back waits until a replica is ready again, and connects its client to it.
+func (s *shop) back(d *side) {
+	s.t.Helper()
+	d.api.mend()
+	s.eventually("the replica is ready again", d.world.ready)
+	d.join(d)
+	s.change()
 	s.ready()
 	s.connected()
+}
+
+// testStaleReplica: the proxies of a replica that can't see the newest generation are named, and then sent to one that can.
+func testStaleReplica(_ *testing.T, s *shop) {
+	leads, other := s.sides()
+	other.api.cut()
+	s.change()
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "Pending",
+		fmt.Sprintf("1 of 2 proxies do not hold generation %d yet: %s", s.mesh.Generation, other.client.Name))
+	s.sentOff(other)
+	leads.join(other)
+	s.ready()
+	s.back(other)
+}
+
+// testBlind: while the API server is away for all, nobody leads, and nobody is sent anywhere.
+func testBlind(_ *testing.T, s *shop) {
+	s.a.api.cut()
+	s.b.api.cut()
+	leads, _ := s.sides()
+	gaveUp := strings.Count(leads.log.String(), "this replica does not lead any more")
+	s.eventually("the leader to give up, after ten seconds", func() error {
+		if strings.Count(leads.log.String(), "this replica does not lead any more") == gaveUp {
+			return errors.New("it did not")
+		}
+		return nil
+	})
+	s.connected()
+	for _, d := range []*side{s.a, s.b} {
+		if err := d.world.ready(); err != nil {
+			s.t.Errorf("the replica of %s: %v", d.client.Name, err)
+		}
+	}
+	s.a.api.mend()
+	s.b.api.mend()
+	s.change()
+	s.ready()
+	s.connected()
+}
+
+// testDeposed: a leader that can't reach the API server is deposed, and goes on, without its proxies until it sees the API server again.
+func testDeposed(_ *testing.T, s *shop) {
+	leads, other := s.sides()
+	leads.api.cut()
+	s.change()
+	s.sentOff(leads)
+	other.join(leads)
+	s.eventually("the other leads", func() error {
+		if now, _ := s.sides(); now == leads {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	s.ready()
+	s.back(leads)
 }
 
 // testEndOfTheLeader: when the leader goes with its pod, the other takes over, and knows the proxies that come to it.
 func testEndOfTheLeader(_ *testing.T, s *shop) {
-	s.second.stop()
-	s.delete(s.second.pod)
-	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionUnknown, "NotConnected", "1 of 2 proxies are not connected to the control plane: there")
-	s.theirs = s.first.connect(s.first.world.t, s.there)
+	leads, other := s.sides()
+	leads.stop()
+	s.delete(leads.replica.pod)
+	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionUnknown, "NotConnected", "1 of 2 proxies are not connected to the control plane: "+leads.client.Name)
+	other.join(leads)
 	s.change()
 	s.ready()
 }
