@@ -11,7 +11,7 @@ import (
 
 // Proxies are sent off to connect again, again and again, while traffic flows and new addresses are asked for: no request is lost.
 func TestConnectionsAge(t *testing.T) {
-	const addresses, reconnects = 200, 4
+	const addresses, reconnects = 250, 3
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
 		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v), envoy.ConnectionAge(time.Second))
 		w.Apply(services(addresses) + meshWithRules(addresses/2))
@@ -19,7 +19,7 @@ func TestConnectionsAge(t *testing.T) {
 		connections := func() int64 { return client.Stat("cluster.xds.upstream_cx_total") }
 		load := client.StartLoad(2, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}})
 		before := connections()
-		pace := time.NewTicker(40 * time.Millisecond)
+		pace := time.NewTicker(60 * time.Millisecond)
 		defer pace.Stop()
 		first := 0
 		for ; first < addresses && connections() < before+reconnects; first++ {
