@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,9 +42,13 @@ func (o *operator) makePeers() error {
 	if _, err := o.replicas.GetInformer(context.Background(), &corev1.Pod{}, cache.BlockUntilSynced(false)); err != nil {
 		return fmt.Errorf("watch the operator's own pods: %w", err)
 	}
+	ask, err := o.asker()
+	if err != nil {
+		return err
+	}
 	log, tls := o.Log.With("part", "peers"), o.materials.ReplicaTLS(o.Namespace)
 	o.sight = &peers.Sight{
-		Ask: o.askAPIServer, Others: o.otherReplicas, Port: port, TLS: tls, Regain: cmp.Or(o.RegainSight, peers.Regain), Changed: o.sendOff, Log: log,
+		Ask: ask, Others: o.otherReplicas, Port: port, TLS: tls, Regain: cmp.Or(o.RegainSight, peers.Regain), Changed: o.sendOff, Log: log,
 	}
 	o.peers = &peers.Server{Generations: o.generations, Proxies: o.xds.Proxies, SeesNow: o.sight.SeesNow, TLS: tls, Log: log}
 	o.newCollector = func() *peers.Collector {
@@ -60,9 +66,15 @@ func (o *operator) makePeers() error {
 	return nil
 }
 
-// askAPIServer asks the API server for its version, which anybody may.
-func (o *operator) askAPIServer(ctx context.Context) error {
-	return o.client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
+// asker returns a function that asks the API server for its version, which anybody may. It waits behind no other requests of ours.
+func (o *operator) asker() (func(context.Context) error, error) {
+	config := rest.CopyConfig(o.Config)
+	config.QPS = -1
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("client of the API server: %w", err)
+	}
+	return func(ctx context.Context) error { return client.RESTClient().Get().AbsPath("/version").Do(ctx).Error() }, nil
 }
 
 // sendOff has proxies served elsewhere while this replica's view of the cluster is older than another's.
