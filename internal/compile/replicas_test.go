@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,6 +33,9 @@ func TestReplicasAgree(t *testing.T) {
 			old := newTwin(t)
 			for range 60 {
 				o := w.object()
+				if pod, ok := o.(*corev1.Pod); ok { // several of what a resource has in an order
+					pod.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 8081}, {ContainerPort: 8080}, {ContainerPort: 9000}}}}
+				}
 				id := fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
 				if w.IntN(4) == 0 {
 					old.builder.Delete(o)
