@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
@@ -54,6 +55,7 @@ type operator struct {
 	peers        *peers.Server
 	sight        *peers.Sight
 	newCollector func() *peers.Collector
+	known        atomic.Pointer[knownGenerations]
 
 	world            controllers.World
 	materialsChanged controllers.Signal

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/peers"
 )
 
@@ -119,13 +120,24 @@ func (o *operator) servePeers(ctx context.Context) error {
 	return o.peers.Serve(ctx, listener)
 }
 
-// generations returns what this replica has of each Mesh.
+// generations returns what this replica has of each Mesh. Each report asks for it, and few snapshots come between.
 func (o *operator) generations() []peers.Generation {
 	snapshot := o.world.Snapshot()
 	if snapshot == nil {
 		return nil
 	}
-	return peers.Generations(snapshot)
+	if known := o.known.Load(); known != nil && known.snapshot == snapshot {
+		return known.generations
+	}
+	known := &knownGenerations{snapshot, peers.Generations(snapshot)}
+	o.known.Store(known)
+	return known.generations
+}
+
+// knownGenerations are those of a snapshot.
+type knownGenerations struct {
+	snapshot    *model.Snapshot
+	generations []peers.Generation
 }
 
 // followReplicas tells the leader's collector of the operator's pods, for a term.
