@@ -350,6 +350,7 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 		t.state.SyncedRevision = revision
 	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
+	t.state.TrustVersion = now.trustVersion
 	t.idle, t.busy = now.idle, false
 	s.notify()
 }

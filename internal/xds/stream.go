@@ -428,7 +428,7 @@ func (t *stream) report() {
 	t.askedGauge, t.pushedGauge = names, pushed
 
 	now := streamState{
-		pending: t.session.pending(), rejections: t.session.rejections(),
+		pending: t.session.pending(), rejections: t.session.rejections(), trustVersion: t.session.trustVersion(),
 		certificateError: t.renewal.failed, idle: t.session.synced(),
 	}
 	if now.idle {
@@ -444,6 +444,7 @@ func (t *stream) report() {
 type streamState struct {
 	pending          Pending
 	rejections       []Rejection
+	trustVersion     string
 	certificateError string
 	// idle: the proxy has all that the view has for it.
 	idle bool
