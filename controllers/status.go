@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/peers"
 	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
@@ -42,8 +43,8 @@ type Status struct {
 	Panics   *contain.Panics
 	World    *World
 	Findings *Findings
-	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
-	Proxies        func() []xds.ProxyState
+	// Fleet returns the state of the proxies of all replicas, with revisions of the snapshot; ProxiesChanged fires when it may have changed.
+	Fleet          func(*model.Snapshot) peers.Fleet
 	ProxiesChanged *Signal
 	// Failures returns what can't be compiled; Findings.Changed fires when that may have changed. May be nil.
 	Failures func() []Fault
@@ -76,8 +77,12 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	if snapshot == nil || !looked {
 		return reconcile.Result{}, nil // a new leader leaves the status as it is until it knows as much as the one before
 	}
+	fleet := s.Fleet(snapshot)
+	if fleet.Incomplete {
+		return reconcile.Result{}, nil // what a replica of which nothing is known yet reports, or that it is silent, fires ProxiesChanged
+	}
 	reports := snapshot.Meshes()
-	inputs := s.inputs(snapshot, reports, s.Proxies(), issued)
+	inputs := s.inputs(snapshot, reports, fleet, issued)
 	var errs []error
 	var again time.Duration
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
@@ -101,7 +106,8 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 }
 
 // inputs gathers what is known of each Mesh.
-func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, issued identity.Verdict) []status.Input {
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fleet peers.Fleet, issued identity.Verdict) []status.Input {
+	proxies := fleet.Proxies
 	byNamespace := map[string][]xds.ProxyState{}
 	for i := range proxies {
 		namespace := proxies[i].Proxy.Namespace
@@ -122,6 +128,7 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 			Workloads:   snapshot.Workloads(report.Namespace),
 			Services:    snapshot.Services(report.Namespace),
 			Proxies:     byNamespace[report.Namespace],
+			Silent:      fleet.Silent,
 			Issued:      issued,
 			Unsupported: s.Unsupported,
 			Conflict:    s.Findings.Conflict(report.Namespace),

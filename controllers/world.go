@@ -20,24 +20,33 @@ var request = reconcile.Request{}
 // Signal wakes reconcilers. It may be used from any goroutine.
 type Signal struct {
 	mu     sync.Mutex
-	wakers []func()
+	wakers map[*func()]struct{}
 }
 
 // Fire wakes all that listen.
 func (s *Signal) Fire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, wake := range s.wakers {
-		wake()
+	for wake := range s.wakers {
+		(*wake)()
 	}
 }
 
-// Source wakes a reconciler when it starts and, delay after the first of them, on signals.
+// Source wakes a reconciler when it starts and, delay after the first of them, on signals, for as long as it runs.
 func (s *Signal) Source(delay time.Duration) source.Source {
-	return source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	return source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.wakers = append(s.wakers, func() { queue.AddAfter(request, delay) })
+		if s.wakers == nil {
+			s.wakers = map[*func()]struct{}{}
+		}
+		wake := func() { queue.AddAfter(request, delay) }
+		s.wakers[&wake] = struct{}{}
+		context.AfterFunc(ctx, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.wakers, &wake)
+		})
 		queue.Add(request)
 		return nil
 	})

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -47,13 +48,16 @@ func run(args []string, getenv func(string) string, out io.Writer) error {
 
 // parse reads flags and environment.
 func parse(args []string, getenv func(string) string) (operator.Options, slog.Level, error) {
-	o := operator.Options{Namespace: getenv("POD_NAMESPACE"), Image: getenv("TULLE_IMAGE")}
+	o := operator.Options{Namespace: getenv("POD_NAMESPACE"), PodName: getenv("POD_NAME"), Image: getenv("TULLE_IMAGE")}
 	var level slog.Level
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
 	flags.StringVar(&o.EnvoyImage, "envoy-image", "docker.io/envoyproxy/envoy:distroless-v1.40.0", "image of the proxy, unless the root Mesh names one")
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
+	flags.StringVar(&o.PeersAddress, "peers-address", fmt.Sprintf(":%d", operator.PeersPort), "address to serve other replicas at; all have the same port")
+	flags.DurationVar(&o.ConnectionAge, "connection-age", 30*time.Minute, "after how long, give or take a tenth, a proxy connects again, to any replica")
+	flags.DurationVar(&o.DrainDelay, "drain-delay", 5*time.Second, "how long to go on serving after being told to end, while Services forget this pod")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "address to serve /healthz and /readyz at")
 	excluded := flags.String("excluded-namespaces", "cert-manager", "namespaces, comma-separated, that are never part of the mesh, besides Kubernetes' own and the operator's: those of what Tulle needs to start")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
@@ -66,6 +70,8 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 		return o, level, fmt.Errorf("unexpected argument %q: only flags are understood", flags.Arg(0))
 	case o.Namespace == "":
 		return o, level, errors.New("POD_NAMESPACE is not set: it must name the operator's own namespace")
+	case o.PodName == "":
+		return o, level, errors.New("POD_NAME is not set: it must name the operator's own pod")
 	case o.Image == "":
 		return o, level, errors.New("TULLE_IMAGE is not set: it must name the operator's own image, which pods run as an init container")
 	}

@@ -9,7 +9,7 @@ import (
 
 func TestParse(t *testing.T) {
 	t.Parallel()
-	pod := map[string]string{"POD_NAMESPACE": "tulle-system", "TULLE_IMAGE": "tulle.dev/operator:v1"}
+	pod := map[string]string{"POD_NAMESPACE": "tulle-system", "POD_NAME": "tulle-manager-a", "TULLE_IMAGE": "tulle.dev/operator:v1"}
 	tests := map[string]struct {
 		args []string
 		// excluded namespaces; the default when nil.
@@ -20,7 +20,8 @@ func TestParse(t *testing.T) {
 		"in its pod":      {env: pod},
 		"flags":           {args: []string{"--xds-address=127.0.0.1:1", "--log-level=debug", "--excluded-namespaces=issuers, cni"}, env: pod, excluded: []string{"issuers", "cni"}},
 		"no namespace":    {env: map[string]string{"TULLE_IMAGE": "x"}, error: "POD_NAMESPACE is not set"},
-		"no image":        {env: map[string]string{"POD_NAMESPACE": "x"}, error: "TULLE_IMAGE is not set"},
+		"no pod":          {env: map[string]string{"POD_NAMESPACE": "x", "TULLE_IMAGE": "x"}, error: "POD_NAME is not set"},
+		"no image":        {env: map[string]string{"POD_NAMESPACE": "x", "POD_NAME": "x"}, error: "TULLE_IMAGE is not set"},
 		"unknown flag":    {args: []string{"--nope"}, env: pod, error: "flag provided but not defined"},
 		"not a flag":      {args: []string{"serve"}, env: pod, error: `unexpected argument "serve"`},
 		"not a log level": {args: []string{"--log-level=loud"}, env: pod, error: "loud"},
@@ -38,7 +39,7 @@ func TestParse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if o.Namespace != "tulle-system" || o.Image != "tulle.dev/operator:v1" || o.EnvoyImage == "" || o.WebhookAddress != ":9443" {
+			if o.Namespace != "tulle-system" || o.PodName != "tulle-manager-a" || o.Image != "tulle.dev/operator:v1" || o.EnvoyImage == "" || o.WebhookAddress != ":9443" {
 				t.Errorf("options %+v", o)
 			}
 			if excluded := []string{"cert-manager"}; !slices.Equal(o.Excluded, tt.excluded) && (tt.excluded != nil || !slices.Equal(o.Excluded, excluded)) {

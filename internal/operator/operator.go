@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
@@ -18,7 +19,6 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -31,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/peers"
 	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/webhooks"
@@ -54,14 +55,22 @@ type operator struct {
 	// told are the messages of the objects that are barred, which only the ingester's goroutine uses.
 	told map[string]bool
 
+	// Other replicas: their pods, what they are told and asked, and what the leader knows of them.
+	replicas     cache.Cache
+	peers        *peers.Server
+	sight        *peers.Sight
+	newCollector func() *peers.Collector
+	known        atomic.Pointer[knownGenerations]
+	leading      atomic.Bool
+
 	world            controllers.World
-	findings         controllers.Findings
+	faults           controllers.Faults
 	materialsChanged controllers.Signal
 	proxiesChanged   controllers.Signal
 	unsupported      error
 }
 
-// Run runs the operator until ctx ends. The error says what it could not start with, or what ended it.
+// Run runs the operator until ctx ends, and Options.DrainDelay more. The error says what it could not start with, or what ended it.
 //
 // What ends when ctx does, in this order: the reconcilers (and the lease), xDS with the other parts of every
 // replica, the informers, the webhooks, metrics and health.
@@ -73,13 +82,23 @@ func Run(ctx context.Context, o Options) error {
 	}
 	op.model = model.Config{OperatorNamespace: o.Namespace, Excluded: o.Excluded, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
-		op.connect, op.makeManager, op.makeDataPath, op.addWebhooks, op.addReconcilers, op.addHealth,
+		op.connect, op.makeManager, op.makeDataPath, op.makePeers, op.addWebhooks, op.addHealth,
 	} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	return op.manager.Start(ctx)
+	return op.manager.Start(op.later(ctx))
+}
+
+// later returns a context that ends DrainDelay after another.
+func (o *operator) later(ctx context.Context) context.Context {
+	delayed, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		o.Log.Info("told to end", "in", o.DrainDelay)
+		time.AfterFunc(o.DrainDelay, cancel)
+	})
+	return delayed
 }
 
 // connect makes a client and asks the API server for its version.
@@ -116,20 +135,13 @@ func (o *operator) makeManager() error {
 	byObject := ingest.ByObject()
 	maps.Copy(byObject, controllers.ByObject())
 	timeout := shutdownTimeout
-	// The names of our controllers are unique; two operators in one process are a test.
-	skipNameValidation := true
 	o.manager, err = manager.New(o.Config, manager.Options{
-		Scheme:                        scheme,
-		Logger:                        logr.FromSlogHandler(o.Log.Handler()),
-		Cache:                         cache.Options{ByObject: byObject},
-		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
-		HealthProbeBindAddress:        o.HealthAddress,
-		LeaderElection:                true,
-		LeaderElectionID:              leaseName,
-		LeaderElectionNamespace:       o.Namespace,
-		LeaderElectionReleaseOnCancel: true,
-		GracefulShutdownTimeout:       &timeout,
-		Controller:                    config.Controller{SkipNameValidation: &skipNameValidation},
+		Scheme:                  scheme,
+		Logger:                  logr.FromSlogHandler(o.Log.Handler()),
+		Cache:                   cache.Options{ByObject: byObject},
+		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress:  o.HealthAddress,
+		GracefulShutdownTimeout: &timeout,
 		WebhookServer: webhook.NewServer(webhook.Options{Host: host, Port: port, TLSOpts: []func(*tls.Config){
 			func(c *tls.Config) {
 				c.GetCertificate, c.MinVersion = o.materials.Webhook.GetCertificate, tls.VersionTLS13
@@ -161,8 +173,9 @@ func (o *operator) makeDataPath() error {
 		Credentials: credentials.NewTLS(&tls.Config{
 			GetCertificate: o.materials.ControlPlane.GetCertificate, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		}),
-		Registry: o.Registry,
-		Log:      log,
+		ConnectionAge: o.ConnectionAge,
+		Registry:      o.Registry,
+		Log:           log,
 	})
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
@@ -181,7 +194,8 @@ func (o *operator) makeDataPath() error {
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),
-		o.manager.Add(everyReplica(o.sweep)), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)))
+		o.manager.Add(everyReplica(o.sweep)), o.manager.Add(everyReplica(o.serveXDS)), o.manager.Add(everyReplica(o.followProxies)),
+		o.manager.Add(manager.RunnableFunc(o.lead))) // starts after the others and ends before them
 }
 
 func (o *operator) addWebhooks() error {
@@ -192,56 +206,15 @@ func (o *operator) addWebhooks() error {
 	return nil
 }
 
-// addReconcilers adds what only the leader runs.
-func (o *operator) addReconcilers() error {
-	certManager, err := cache.New(o.Config, cache.Options{
-		Scheme: o.manager.GetScheme(), Mapper: o.manager.GetRESTMapper(), HTTPClient: o.manager.GetHTTPClient(),
-		DefaultNamespaces: map[string]cache.Config{o.Namespace: {}},
-	})
-	if err != nil {
-		return fmt.Errorf("make the cache of cert-manager's kinds: %w", err)
-	}
-	shared, direct := o.manager.GetCache(), o.manager.GetAPIReader()
-	events := o.manager.GetEventRecorder("tulle")
-	applier := func(reader client.Reader) *controllers.Applier {
-		return &controllers.Applier{Reader: reader, Direct: direct, Client: o.manager.GetClient(), Events: events}
-	}
-	reconcilers := []interface {
-		SetupWithManager(manager.Manager) error
-	}{
-		&controllers.Trust{
-			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(certManager), CertManager: certManager, Cache: shared,
-		},
-		&controllers.Bundle{Panics: o.panics, Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
-		&controllers.Webhooks{
-			Panics: o.panics, Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(shared), Cache: shared,
-		},
-		&controllers.Bootstrap{
-			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Applier: applier(shared), Cache: shared,
-		},
-		&controllers.Status{
-			Panics: o.panics, Failures: o.failures, World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
-			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: o.manager.GetClient(), Events: events,
-		},
-	}
-	errs := []error{o.manager.Add(certManager)}
-	for _, r := range reconcilers {
-		errs = append(errs, r.SetupWithManager(o.manager))
-	}
-	return errors.Join(errs...)
-}
-
-// addHealth says when the replica lives, and when it can serve: its certificates are there, the first snapshot is published, and
-// xDS is served.
+// addHealth says when the replica lives, and when it can serve: its certificates are there, the first snapshot is published, xDS is served, and
+// no other replica sees more.
 func (o *operator) addHealth() error {
 	return errors.Join(
 		o.manager.AddHealthzCheck("ping", func(*http.Request) error { return nil }),
 		o.manager.AddReadyzCheck("certificates", func(*http.Request) error { return o.materials.Ready() }),
 		o.manager.AddReadyzCheck("snapshot", closed(o.ingest.Published(), "no snapshot was published yet")),
 		o.manager.AddReadyzCheck("xds", closed(o.listening, "xDS is not served yet")),
+		o.manager.AddReadyzCheck("sight", func(*http.Request) error { return o.sight.Outdated() }),
 	)
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
@@ -18,6 +19,9 @@ import (
 
 // ControlPlanePort is the port of the Service at which proxies find the control plane.
 const ControlPlanePort = 15010
+
+// PeersPort is the port at which replicas ask each other.
+const PeersPort = 15011
 
 // The minor versions of Envoy 1 that are served: the pinned one and the two before.
 const (
@@ -32,12 +36,24 @@ const leaseName = "tulle"
 type Options struct {
 	// Namespace that the operator runs in, which holds the root Mesh.
 	Namespace string
+	// PodName is the name of this replica's own pod.
+	PodName string
 	// Image of the operator itself, which also has the init container's program.
 	Image string
 	// EnvoyImage is the proxy's image unless the root Mesh names one.
 	EnvoyImage string
 	// Addresses to listen at, as host:port. The host may be empty.
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
+	// PeersAddress is where other replicas ask for this one's proxies. They have the same port at their pods' addresses.
+	PeersAddress string
+	// ConnectionAge is after how long, give or take a tenth, a proxy is sent off to connect again, so that replicas have equal shares;
+	// 30 minutes when zero.
+	ConnectionAge time.Duration
+	// RegainSight is peers.Regain when zero.
+	RegainSight time.Duration
+	// DrainDelay is how long everything goes on after Run was told to end: proxies that are then sent off, and pods that are created, find
+	// another replica, since the Services have forgotten this one.
+	DrainDelay time.Duration
 	// Config is how to reach the API server.
 	Config *rest.Config
 	// Excluded are namespaces that are never part of the mesh, besides Kubernetes' own and the operator's: what Tulle needs to start.

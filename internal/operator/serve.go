@@ -31,6 +31,7 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 	// What fails to be published to proxies is still what webhooks and status go by.
 	_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", snapshot.Revision()), func() { o.publisher.Publish(snapshot) }) // it is told
 	o.world.Set(snapshot)
+	o.peers.Changed()
 	for _, uid := range gone(before, snapshot) {
 		o.xds.Disconnect(uid)
 	}
@@ -67,7 +68,7 @@ func (o *operator) serveXDS(ctx context.Context) error {
 	return o.xds.Serve(ctx, listener)
 }
 
-// followProxies wakes the status when proxies have changed.
+// followProxies wakes the status, here and at the leader, when proxies have changed.
 func (o *operator) followProxies(ctx context.Context) error {
 	for {
 		select {
@@ -75,6 +76,7 @@ func (o *operator) followProxies(ctx context.Context) error {
 			return nil
 		case <-o.xds.Changed():
 			o.proxiesChanged.Fire()
+			o.peers.Changed()
 		}
 	}
 }

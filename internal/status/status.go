@@ -51,6 +51,8 @@ type Input struct {
 	Services  int
 	// Proxies are those of the namespace or, for the root Mesh, all.
 	Proxies []xds.ProxyState
+	// Silent are the live replicas of the control plane whose proxies are not known.
+	Silent []string
 	// Rejections are those of all proxies that name this Mesh, or that nobody's Mesh is named for, at proxies of the namespace.
 	Rejections []Rejection
 	// Issued is what identity says of the mesh's certificates.
@@ -77,7 +79,7 @@ func Of(in Input) v1alpha1.MeshStatus {
 		in.problems(v1alpha1.ConditionResolvedRefs, ReasonResolved, "everything that it names exists"),
 		{Condition: metav1.Condition{Type: v1alpha1.ConditionIssued, Status: in.Issued.Status, Reason: in.Issued.Reason, Message: in.Issued.Message}},
 		in.injected(pods),
-		in.programmed(pods),
+		in.unlessSilent(in.programmed(pods)),
 	}
 	var conditions []metav1.Condition
 	for _, o := range append(outcomes, outcome{Condition: in.ready(outcomes, pods)}) {
@@ -142,6 +144,7 @@ func (in Input) injected(pods pods) outcome {
 		c.Message = c.summary + ": " + restart(in.Report.Namespace, pods)
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonInjected, fmt.Sprintf("%s a current proxy", have(pods.expected))
+		return in.unlessSilent(c)
 	}
 	return c
 }

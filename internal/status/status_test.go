@@ -155,6 +155,32 @@ func TestOf(t *testing.T) {
 			"Programmed=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane: reviews-1",
 			"Ready=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane; see condition Programmed",
 		}},
+		{name: "a replica is silent", edit: func(in *Input) { in.Silent = []string{"tulle-manager-a"} }, row: "2/2 Strict 4", want: []string{
+			"Injected=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Programmed=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Ready=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see condition Injected",
+		}},
+		{name: "a replica is silent, and so are its proxies", edit: func(in *Input) {
+			in.Silent, in.Proxies = []string{"tulle-manager-a", "tulle-manager-b"}, nil
+		}, row: "0/2 Strict 4", want: []string{
+			"Injected=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see the logs, or delete the pod if its node is gone",
+			"Programmed=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see the logs, or delete the pod if its node is gone",
+			"Ready=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see condition Injected",
+		}},
+		{name: "a replica is silent, and what is known is bad", edit: func(in *Input) {
+			in.Silent, in.Proxies[0].SyncedRevision = []string{"tulle-manager-a"}, 16
+		}, row: "2/2 Strict 4", want: []string{
+			"Injected=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: details-1",
+			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
+		}},
+		{name: "no pods, and a replica is silent", edit: func(in *Input) {
+			in.Workloads, in.Proxies, in.Silent = nil, nil, []string{"tulle-manager-a"}
+		}, row: "0/0 Strict 4", want: []string{
+			"Injected=True NoPods: no pod is selected yet",
+			"Programmed=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Ready=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see condition Programmed",
+		}},
 		{name: "rejected", edit: func(in *Input) {
 			in.Rejections = []Rejection{
 				{Field: "spec.services[1].routes[0]", Resource: "vhost outbound/http|10.0.0.1:80", Message: "bad regex", Proxies: 2},

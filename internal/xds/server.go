@@ -63,6 +63,9 @@ type Config struct {
 	AckTimeout time.Duration
 	// AskWindow: asks this close to each other are answered together (5 ms).
 	AskWindow time.Duration
+	// ConnectionAge is after how long, give or take a tenth, a proxy's connection is ended, so that it finds the replicas that have
+	// come since (30 min). All but its stream is told before; the stream ends ConnectionGrace later (2 s).
+	ConnectionAge, ConnectionGrace time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -78,6 +81,8 @@ func (c Config) withDefaults() Config {
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
 	c.AckTimeout = cmp.Or(c.AckTimeout, 5*time.Minute)
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
+	c.ConnectionAge = cmp.Or(c.ConnectionAge, 30*time.Minute)
+	c.ConnectionGrace = cmp.Or(c.ConnectionGrace, 2*time.Second)
 	return c
 }
 
@@ -96,7 +101,9 @@ type Server struct {
 	mu       sync.Mutex
 	view     resource.View
 	stopping bool
-	streams  map[*stream]struct{}
+	// refusal is why no proxy is served; nil when all are.
+	refusal error
+	streams map[*stream]struct{}
 	// newest is each pod's latest stream, by UID.
 	newest map[string]*stream
 	// watchers are the streams that a change of a resource concerns.
@@ -194,6 +201,20 @@ func (s *Server) notify() {
 	}
 }
 
+// Refuse sends all proxies off, and those that come, to other replicas, and tells them why; nil ends that.
+func (s *Server) Refuse(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusal = nil
+	if why == nil {
+		return
+	}
+	s.refusal = endingf("refused", codes.Unavailable, "%v", why)
+	for t := range s.streams {
+		t.end(s.refusal)
+	}
+}
+
 // Disconnect ends the stream of a pod, whose UID is given, for good: its identity no longer holds.
 func (s *Server) Disconnect(uid string) {
 	s.mu.Lock()
@@ -255,11 +276,13 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute,
+			// A stream that only ended itself would come back on the same connection, and so to the same replica.
+			MaxConnectionAge: s.config.ConnectionAge, MaxConnectionAgeGrace: s.config.ConnectionGrace,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if s.config.Credentials != nil {
-		o = append(o, grpc.Creds(s.config.Credentials))
+		o = append(o, grpc.Creds(traceable{s.config.Credentials}))
 	}
 	return o
 }
@@ -333,6 +356,9 @@ func (s *Server) add(t *stream) error {
 	}
 	if _, gone := s.gone[t.proxy.UID]; gone {
 		return endOfPod()
+	}
+	if s.refusal != nil {
+		return s.refusal
 	}
 	if older := s.newest[t.proxy.UID]; older != nil {
 		older.end(endingf("replaced", codes.Aborted, "replaced by a newer stream of the same proxy"))
@@ -415,6 +441,7 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 		t.state.SyncedRevision = revision
 	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
+	t.state.TrustVersion = now.trustVersion
 	t.idle, t.busy = now.idle, false
 	s.notify()
 }

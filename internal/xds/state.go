@@ -21,8 +21,22 @@ type ProxyState struct {
 	SyncedRevision uint64
 	Pending        Pending
 	Rejections     []Rejection
+	// TrustVersion is the version of the trust bundle that the proxy has acknowledged; empty before it has one. Equal bundles have equal versions
+	// at all replicas.
+	TrustVersion string
 	// CertificateError says why the proxy's certificate could not be signed at the last try; it keeps the one it has.
 	CertificateError string
+}
+
+// trust is the secret that holds the trust bundle alone.
+var trust = resource.Ref{Type: resource.Secret, Name: "peers"}
+
+// trustVersion returns the version of the trust bundle that the proxy has acknowledged.
+func (s *session) trustVersion() string {
+	if e := s.entries[trust]; e != nil {
+		return e.version
+	}
+	return ""
 }
 
 // Pending is what a proxy still waits for or has not acknowledged.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -90,6 +91,9 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 		log = t.log
 		err = s.contain(log, t.serve)
 	}
+	if t == nil && err != nil || status.Code(err) == codes.Unavailable {
+		part(g.Context())
+	}
 	reason := reasonOf(err)
 	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.notify()
@@ -102,10 +106,13 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 // open finds out whose stream it is.
 func (s *Server) open(g deltaStream) (*stream, error) {
 	s.mu.Lock()
-	view := s.view
+	view, refusal := s.view, s.refusal
 	s.mu.Unlock()
 	if view == nil {
-		return nil, endingf("starting", codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+		refusal = endingf("starting", codes.Unavailable, "this replica of the control plane is still reading the cluster's state")
+	}
+	if refusal != nil {
+		return nil, refusal
 	}
 	proxy, expires, err := s.authenticate(g.Context())
 	if err != nil {
@@ -530,7 +537,7 @@ func (t *stream) report() {
 	t.askedGauge, t.pushedGauge = names, pushed
 
 	now := streamState{
-		pending: t.session.pending(), rejections: t.session.rejections(),
+		pending: t.session.pending(), rejections: t.session.rejections(), trustVersion: t.session.trustVersion(),
 		certificateError: t.renewal.failed, idle: t.session.synced(),
 	}
 	if now.idle {
@@ -546,6 +553,7 @@ func (t *stream) report() {
 type streamState struct {
 	pending          Pending
 	rejections       []Rejection
+	trustVersion     string
 	certificateError string
 	// idle: the proxy has all that the view has for it.
 	idle bool

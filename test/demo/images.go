@@ -28,6 +28,7 @@ func images() []image {
 		{"operator", "65532:65532", []program{{"./cmd/manager", "/manager"}, {"./cmd/tulle-init", "/tulle-init"}}},
 		{"bookinfo", "65532:65532", []program{{"./test/apps/bookinfo", "/usr/local/bin/bookinfo"}}},
 		{"capture", "0:0", []program{{"./test/apps/capture", "/usr/local/bin/capture"}, {"./test/apps/signal", "/usr/local/bin/signal"}}},
+		{"trouble", "0:0", []program{{"./test/apps/trouble", "/usr/local/bin/trouble"}}},
 	}
 }
 

@@ -54,7 +54,6 @@ type replica struct {
 	server    *xds.Server
 	metrics   *prometheus.Registry
 	wrap      ViewWrapper
-	metrics   *prometheus.Registry
 	snapshot  atomic.Pointer[model.Snapshot]
 	stop      context.CancelFunc
 	served    chan error
@@ -83,12 +82,12 @@ func (w *World) newReplica() (*replica, error) {
 			}
 			return p, ok
 		}},
-		Certificates: w.meshCA,
+		Certificates: w.certificates(),
 		MinMinor:     38, MaxMinor: 40,
-		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
-		Registry:    r.metrics,
-		Log:         slog.New(slog.NewTextHandler(log, nil)),
-		Registry:    r.metrics,
+		Credentials:   credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
+		Registry:      r.metrics,
+		Log:           slog.New(slog.NewTextHandler(log, nil)),
+		ConnectionAge: w.options.age,
 		// Long enough to be there, and short enough that a test need not wait: a proxy takes longer to start.
 		LearnWindow: 20 * time.Millisecond,
 	}
@@ -248,6 +247,7 @@ func (w *World) unsynced() []string {
 }
 
 // Metric returns the sum of a metric of the control plane over its labels, or over those that have the given pairs of name and value.
+// Of a histogram it is the number of observations.
 func (w *World) Metric(name string, labels ...string) float64 {
 	w.t.Helper()
 	families, err := w.replica.metrics.Gather()
@@ -267,7 +267,7 @@ func (w *World) Metric(name string, labels ...string) float64 {
 				matches = matches && has[labels[i]] == labels[i+1]
 			}
 			if matches {
-				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}

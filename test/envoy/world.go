@@ -53,6 +53,7 @@ type options struct {
 	view                ViewWrapper
 	certificateLifetime time.Duration
 	limits              func(*xds.Config)
+	age                 time.Duration
 }
 
 // Option changes how a world starts.
@@ -68,6 +69,9 @@ func MoreStats(prefixes ...string) Option {
 
 // WithLimits changes how much, and for how long, the control plane lets proxies do what they do.
 func WithLimits(change func(*xds.Config)) Option { return func(o *options) { o.limits = change } }
+
+// ConnectionAge makes the control plane send proxies off to connect again after that time; see xds.Config.
+func ConnectionAge(age time.Duration) Option { return func(o *options) { o.age = age } }
 
 // Start makes the world of a file of manifests and returns when every Envoy in it is ready.
 // It ends with the test, and so does everything in it.

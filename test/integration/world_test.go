@@ -61,6 +61,9 @@ type world struct {
 
 var hosts atomic.Uint32
 
+// newHost returns a loopback address that nothing else here uses.
+func newHost() string { return fmt.Sprintf("127.77.%d.%d", os.Getpid()%250+1, hosts.Add(1)) }
+
 // newWorld starts an API server with Tulle's CustomResourceDefinition and rights, and without cert-manager.
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -87,8 +90,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, admin: config, kubecfg: filepath.Join(t.TempDir(), "kubeconfig")}
-	w.host = fmt.Sprintf("127.77.%d.%d", os.Getpid()%250+1, hosts.Add(1))
+	w := &world{t: t, admin: config, kubecfg: filepath.Join(t.TempDir(), "kubeconfig"), host: newHost()}
 	if w.client, err = client.NewWithWatch(config, client.Options{Scheme: s}); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +197,7 @@ type running struct {
 func (w *world) start(edit func(*operator.Options)) *running {
 	w.t.Helper()
 	o := operator.Options{
-		Namespace: system, Image: "tulle.dev/operator:test", EnvoyImage: "envoy:test",
+		Namespace: system, PodName: "tulle-manager", Image: "tulle.dev/operator:test", EnvoyImage: "envoy:test", PeersAddress: w.host + ":15011",
 		XDSAddress: w.host + ":15010", WebhookAddress: w.host + ":443", MetricsAddress: "0", HealthAddress: w.host + ":8081",
 		Config: w.operatorConfig(), Registry: prometheus.NewRegistry(),
 	}
