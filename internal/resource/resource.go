@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -93,6 +94,8 @@ type Resource struct {
 	Warms []Ref
 	// Origins are the objects it was made from.
 	Origins []Origin
+	// Expires is when a certificate ends; zero for all else.
+	Expires time.Time
 }
 
 // validator is what the generated Envoy protos offer.

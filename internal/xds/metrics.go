@@ -11,6 +11,7 @@ type metrics struct {
 	streams, asked, pushed prometheus.Gauge
 	pushes, nacks, ended   *prometheus.CounterVec
 	bytes, panics          prometheus.Counter
+	logMessages            prometheus.Counter
 	resolve, propagation   prometheus.Histogram
 }
 
@@ -37,6 +38,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		ended:       prometheus.NewCounterVec(counter("streams_ended_total", "Streams that ended, by gRPC status code."), []string{"code"}),
 		bytes:       prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
 		panics:      prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
+		logMessages: prometheus.NewCounter(counter("plaintext_messages_total", "Messages in which proxies reported connections without mTLS.")),
 		resolve:     histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
 		propagation: histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
 	}
@@ -44,7 +46,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.bytes, m.panics, m.resolve, m.propagation} {
+	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.bytes, m.panics, m.logMessages, m.resolve, m.propagation} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -52,6 +53,8 @@ type Config struct {
 	LearnedNames int
 	// SendTimeout is how long a proxy may leave a response unread before its stream is ended (30 s).
 	SendTimeout time.Duration
+	// PlaintextTTL is how long a peer is told of that connected without mTLS (10 min).
+	PlaintextTTL time.Duration
 	// AskWindow: asks this close to each other are answered together (5 ms).
 	AskWindow time.Duration
 }
@@ -62,6 +65,7 @@ func (c Config) withDefaults() Config {
 	c.LearnedTTL = cmp.Or(c.LearnedTTL, 6*time.Hour)
 	c.LearnedNames = cmp.Or(c.LearnedNames, 1000)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
+	c.PlaintextTTL = cmp.Or(c.PlaintextTTL, 10*time.Minute)
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
 	return c
 }
@@ -70,9 +74,10 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 
-	config  Config
-	metrics *metrics
-	changed chan struct{}
+	config    Config
+	metrics   *metrics
+	changed   chan struct{}
+	plaintext *plaintextLog
 
 	mu       sync.Mutex
 	view     resource.View
@@ -93,8 +98,9 @@ func NewServer(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	config = config.withDefaults()
 	return &Server{
-		config: config.withDefaults(), metrics: m, changed: make(chan struct{}, 1),
+		config: config, metrics: m, changed: make(chan struct{}, 1), plaintext: newPlaintextLog(config.PlaintextTTL),
 		streams:  map[*stream]struct{}{},
 		newest:   map[string]*stream{},
 		watchers: map[resource.ScopedRef]map[*stream]struct{}{},
@@ -172,12 +178,14 @@ func (s *Server) Disconnect(uid string) {
 	if t := s.newest[uid]; t != nil {
 		t.end(status.Error(codes.PermissionDenied, "the pod of this proxy is gone"))
 	}
+	s.plaintext.end(uid, status.Error(codes.PermissionDenied, "the pod of this proxy is gone"))
 }
 
 // Serve serves on a listener until ctx is done, then ends the streams, so that the proxies go to another replica, and returns.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	g := grpc.NewServer(s.options()...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+	alsv3.RegisterAccessLogServiceServer(g, accessLog{server: s})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -232,9 +240,17 @@ func (s *Server) stop(g *grpc.Server) {
 		t.end(status.Error(codes.Unavailable, "this replica of the control plane is stopping"))
 	}
 	s.mu.Unlock()
+	s.plaintext.end("", status.Error(codes.Unavailable, "this replica of the control plane is stopping"))
 	timer := time.AfterFunc(5*time.Second, g.Stop)
 	defer timer.Stop()
 	g.GracefulStop()
+}
+
+// serving says whether streams are admitted: a view was published and the server does not stop.
+func (s *Server) serving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view != nil && !s.stopping
 }
 
 // add admits a stream. An older one of the same pod has been left behind by the proxy and is ended.
@@ -322,6 +338,7 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 		t.state.SyncedRevision = revision
 	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
+	t.state.Encryption = now.encryption
 	t.idle, t.busy = now.idle, false
 	s.notify()
 }

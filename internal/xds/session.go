@@ -42,6 +42,7 @@ type session struct {
 	learned     map[string]struct{}
 	certificate *resource.Resource
 	interest    []interest
+	inbound     openPorts
 	// sweep says that what is leaving must be looked at again now, sweepAt when to do so anyway.
 	sweep   bool
 	sweepAt time.Time

@@ -23,6 +23,7 @@ type ProxyState struct {
 	Rejections     []Rejection
 	// CertificateError says why the proxy's certificate could not be signed at the last try; it keeps the one it has.
 	CertificateError string
+	Encryption       Encryption
 }
 
 // Pending is what a proxy still waits for or has not acknowledged.

@@ -421,7 +421,7 @@ func (t *stream) report() {
 
 	now := streamState{
 		pending: t.session.pending(), rejections: t.session.rejections(),
-		certificateError: t.renewal.failed, idle: t.session.synced(),
+		certificateError: t.renewal.failed, encryption: t.session.encryption(), idle: t.session.synced(),
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
@@ -437,6 +437,7 @@ type streamState struct {
 	pending          Pending
 	rejections       []Rejection
 	certificateError string
+	encryption       Encryption
 	// idle: the proxy has all that the view has for it.
 	idle bool
 }
