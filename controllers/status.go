@@ -35,6 +35,9 @@ const statusDelay = 300 * time.Millisecond
 // Services, arrives a moment later.
 const settleTime = 3 * time.Second
 
+// statusInterval is how often the time alone may change a status: certificates end, and who spoke plaintext falls silent.
+const statusInterval = 10 * time.Second
+
 // Status writes the status of every Mesh, and an event when a condition changes.
 type Status struct {
 	World    *World
@@ -42,6 +45,9 @@ type Status struct {
 	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
 	Proxies        func() []xds.ProxyState
 	ProxiesChanged *Signal
+	// Plaintext returns what proxies reported of who connects without mTLS; after a Quiet time without, Strict is safe.
+	Plaintext func() []xds.PlaintextReport
+	Quiet     time.Duration
 	// Installation is what injection gives all pods.
 	Installation inject.Installation
 	// Unsupported says why this Kubernetes can have no sidecars; nil when it can.
@@ -53,6 +59,8 @@ type Status struct {
 
 	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
 	written, told map[types.UID]v1alpha1.MeshStatus
+	// observed is what is remembered of the plaintext of each namespace.
+	observed map[string]status.Observation
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -72,9 +80,11 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return reconcile.Result{}, nil // a new leader leaves the status as it is until it knows as much as the one before
 	}
 	reports := snapshot.Meshes()
-	inputs := s.inputs(snapshot, reports, s.Proxies(), issued)
+	proxies, now := s.Proxies(), time.Now()
+	s.observed = observe(s.observed, snapshot, reports, proxies, s.Plaintext(), s.Quiet, now)
+	inputs := s.inputs(snapshot, reports, proxies, issued, now)
 	var errs []error
-	var again time.Duration
+	again := statusInterval
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
 		var mesh v1alpha1.Mesh
@@ -89,14 +99,16 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		}
 		var wait time.Duration
 		told[uid], wait = s.tell(ctx, &mesh, written[uid])
-		again = max(again, wait)
+		if wait > 0 {
+			again = min(again, wait)
+		}
 	}
 	s.written, s.told = written, told
 	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
 // inputs gathers what is known of each Mesh.
-func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, issued identity.Verdict) []status.Input {
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, issued identity.Verdict, now time.Time) []status.Input {
 	byNamespace := map[string][]xds.ProxyState{}
 	for i := range proxies {
 		namespace := proxies[i].Proxy.Namespace
@@ -115,6 +127,9 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, pr
 			Issued:      issued,
 			Unsupported: s.Unsupported,
 			Conflict:    s.Findings.Conflict(report.Namespace),
+			Plaintext:   s.observed[report.Namespace],
+			Quiet:       s.Quiet,
+			Now:         now,
 		}
 		in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace, Name: report.Name}]...)
 		if report.Root {

@@ -54,6 +54,8 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "address to serve /healthz and /readyz at")
+	flags.DurationVar(&o.PlaintextQuiet, "plaintext-quiet", operator.QuietDefault,
+		"how long nobody must have connected without mTLS before a Permissive Mesh's condition Encrypted says that Strict is safe")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, level, err
@@ -63,6 +65,8 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 		return o, level, fmt.Errorf("unexpected argument %q: only flags are understood", flags.Arg(0))
 	case o.Namespace == "":
 		return o, level, errors.New("POD_NAMESPACE is not set: it must name the operator's own namespace")
+	case o.PlaintextQuiet <= 0:
+		return o, level, fmt.Errorf("-plaintext-quiet=%s: it must be longer than 0", o.PlaintextQuiet)
 	case o.Image == "":
 		return o, level, errors.New("TULLE_IMAGE is not set: it must name the operator's own image, which pods run as an init container")
 	}

@@ -335,7 +335,8 @@ func (b *Builder) setMachine(name string, m machine) {
 	if !slices.Equal(old.podRanges, m.podRanges) {
 		b.dirty.meshWide = true
 	}
-	if m.zone == "" && len(m.podRanges) == 0 {
+	b.moveMachine(name, old.addresses, m.addresses)
+	if m.zone == "" && len(m.podRanges) == 0 && len(m.addresses) == 0 {
 		delete(b.nodes, name)
 	} else {
 		b.nodes[name] = m

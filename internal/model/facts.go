@@ -299,6 +299,7 @@ func readInjected(annotations map[string]string) injected {
 type machine struct {
 	zone      string
 	podRanges []netip.Prefix
+	addresses []netip.Addr
 }
 
 func readMachine(o *corev1.Node) machine {
@@ -306,7 +307,7 @@ func readMachine(o *corev1.Node) machine {
 	if len(ranges) == 0 {
 		ranges = []string{o.Spec.PodCIDR}
 	}
-	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges)}
+	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges), addresses: addressesOf(o)}
 }
 
 // controllerOf returns who owns a ReplicaSet, as Workload.Owner writes it.

@@ -151,8 +151,9 @@ func (o *operator) makeDataPath() error {
 		Credentials: credentials.NewTLS(&tls.Config{
 			GetCertificate: o.materials.ControlPlane.GetCertificate, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		}),
-		Registry: o.Registry,
-		Log:      log,
+		Registry:     o.Registry,
+		Log:          log,
+		PlaintextTTL: o.quiet(),
 	})
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
@@ -208,6 +209,7 @@ func (o *operator) addReconcilers() error {
 		},
 		&controllers.Status{
 			World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
+			Plaintext: o.xds.Plaintext, Quiet: o.quiet(),
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: o.manager.GetClient(), Events: events,
 		},
 	}

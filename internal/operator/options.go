@@ -3,9 +3,11 @@
 package operator
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
@@ -23,6 +25,9 @@ const (
 	maxMinor = 40
 )
 
+// QuietDefault of Options.PlaintextQuiet.
+const QuietDefault = 10 * time.Minute
+
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"
 
@@ -36,6 +41,8 @@ type Options struct {
 	EnvoyImage string
 	// Addresses to listen at, as host:port. The host may be empty.
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
+	// PlaintextQuiet is how long nobody must have connected without mTLS before Encrypted says that Strict is safe; zero is QuietDefault.
+	PlaintextQuiet time.Duration
 	// Config is how to reach the API server.
 	Config *rest.Config
 	// KubernetesVersion is asked of the API server when empty.
@@ -52,6 +59,8 @@ func (o Options) installation() inject.Installation {
 		ControlPlanePort: ControlPlanePort,
 	}
 }
+
+func (o Options) quiet() time.Duration { return cmp.Or(o.PlaintextQuiet, QuietDefault) }
 
 // hostPort splits an address of Options.
 func hostPort(address string) (string, int, error) {

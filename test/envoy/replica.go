@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -50,6 +51,7 @@ type replica struct {
 	builder   *model.Builder
 	publisher *compile.Publisher
 	server    *xds.Server
+	registry  *prometheus.Registry
 	wrap      ViewWrapper
 	snapshot  atomic.Pointer[model.Snapshot]
 	stop      context.CancelFunc
@@ -58,7 +60,7 @@ type replica struct {
 
 // newReplica makes a control plane that serves nothing yet.
 func (w *World) newReplica() (*replica, error) {
-	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, served: make(chan error, 1)}
+	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, served: make(chan error, 1), registry: prometheus.NewRegistry()}
 	r.publisher = compile.NewPublisher(r.send, func(ref resource.ScopedRef, err error) {
 		w.t.Errorf("compile %s: %v", ref.Ref, err)
 	})
@@ -82,6 +84,7 @@ func (w *World) newReplica() (*replica, error) {
 		Certificates: w.meshCA,
 		MinMinor:     38, MaxMinor: 40,
 		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
+		Registry:    r.registry,
 		Log:         slog.New(slog.NewTextHandler(log, nil)),
 	})
 	return r, err
