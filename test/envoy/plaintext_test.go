@@ -6,14 +6,19 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/gorilla/websocket"
 
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/test/echo"
 	"github.com/tulle-mesh/tulle/test/envoy"
@@ -248,6 +253,90 @@ spec:
 		}
 		if open := w.Pod("reviews-v1").OpenChains(); !slices.Equal(open, []string{"9000/tls", "9000/tcp"}) {
 			t.Errorf("Envoy has the open chains %v", open)
+		}
+	})
+}
+
+// brokenSecrets makes the secret "peers" one that Envoy can't use, from the moment it is broken.
+type brokenSecrets struct {
+	mu     sync.Mutex
+	broken bool
+	asked  map[resource.ScopedRef]struct{}
+}
+
+// wrap is an envoy.ViewWrapper. A view is immutable: it is broken, or is not, for good.
+func (b *brokenSecrets) wrap(t *testing.T) envoy.ViewWrapper {
+	return func(v resource.View) resource.View {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		broken := b.broken
+		return &changedView{v, func(r *resource.Resource, ref resource.ScopedRef) *resource.Resource {
+			if r.Type != resource.Secret || r.Name != "peers" {
+				return r
+			}
+			b.mu.Lock()
+			b.asked[ref] = struct{}{}
+			b.mu.Unlock()
+			if !broken {
+				return r
+			}
+			bad, err := resource.Seal(r.Ref, &tlsv3.Secret{Name: r.Name, Type: &tlsv3.Secret_ValidationContext{
+				ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: &corev3.DataSource{
+					Specifier: &corev3.DataSource_InlineString{InlineString: "no certificate"},
+				}},
+			}}, resource.Resource{Origins: r.Origins})
+			if err != nil {
+				t.Error(err)
+				return r
+			}
+			return bad
+		}}
+	}
+}
+
+// breakNow returns what has to be published again.
+func (b *brokenSecrets) breakNow() []resource.ScopedRef {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = true
+	return slices.Collect(maps.Keys(b.asked))
+}
+
+// SDS that is broken under Strict is told of, and opens nothing: what worked goes on by mTLS, plaintext stays out.
+func TestBrokenSecretsOpenNothing(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		b := &brokenSecrets{asked: map[resource.ScopedRef]struct{}{}}
+		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v), envoy.WithView(b.wrap(t)))
+		client, server := w.Pod("client"), w.Pod("reviews-v1")
+		load := client.StartLoad(2, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}})
+		w.Republish(b.breakNow()...)
+		deadline := time.Now().Add(20 * time.Second)
+		for len(w.Rejections("reviews-v1")) == 0 && time.Now().Before(deadline) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		rejections := w.Rejections("reviews-v1")
+		if len(rejections) != 1 || rejections[0].Ref != (resource.Ref{Type: resource.Secret, Name: "peers"}) || rejections[0].Message == "" {
+			t.Fatalf("rejections %+v, want the secret peers in Envoy's words", rejections)
+		}
+		handshakes := server.Stat(`^listener\.inbound\.ssl\.handshake$`)
+		for range 20 {
+			client.MustCall(echo.TCP, echo.Request{Address: "10.96.0.5:9000"})
+		}
+		if report := load.Stop(); report.Failed() > 0 || report.Sent == 0 {
+			t.Error(report)
+		}
+		if server.Stat(`^listener\.inbound\.ssl\.handshake$`) == handshakes && w.Pod("reviews-v2").Stat(`^listener\.inbound\.ssl\.handshake$`) == 0 {
+			t.Error("no connection was made by mTLS after the secret was broken")
+		}
+		before := server.Count()
+		if r, err := w.Pod("stranger").Call(echo.HTTP1, echo.Request{Address: fmt.Sprintf("%s:8080", server.IP4())}); err == nil {
+			t.Errorf("plaintext is answered: %+v", r)
+		}
+		if n := server.Count() - before; n != 0 {
+			t.Errorf("%d plaintext requests reached the app", n)
+		}
+		if open := server.OpenChains(); len(open) > 0 {
+			t.Errorf("Envoy has chains without TLS: %v", open)
 		}
 	})
 }
