@@ -9,16 +9,16 @@ import (
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
-// observe looks at the plaintext of every namespace that has a Mesh, and returns what is known of each now.
+// observe looks at the plaintext of every namespace that has a Mesh, and returns what is known of each now. proxies are by namespace.
 func observe(before map[string]status.Observation, snapshot *model.Snapshot, reports []model.MeshReport,
-	proxies []xds.ProxyState, plaintext []xds.PlaintextReport, quiet time.Duration, now time.Time,
+	proxies map[string][]xds.ProxyState, plaintext []xds.PlaintextReport, quiet time.Duration, now time.Time,
 ) map[string]status.Observation {
 	sights := map[string]*status.Sight{}
 	reader := snapshot.Reader()
 	for _, r := range reports {
 		if sights[r.Namespace] == nil && !r.Root {
 			sights[r.Namespace] = &status.Sight{
-				Namespace: reader.Namespace(r.Namespace), Complete: status.Connected(snapshot.Workloads(r.Namespace), proxies),
+				Namespace: reader.Namespace(r.Namespace), Complete: status.Connected(snapshot.Workloads(r.Namespace), proxies[r.Namespace]),
 			}
 		}
 	}

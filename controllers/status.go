@@ -81,8 +81,9 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	}
 	reports := snapshot.Meshes()
 	proxies, now := s.Proxies(), time.Now()
-	s.observed = observe(s.observed, snapshot, reports, proxies, s.Plaintext(), s.Quiet, now)
-	inputs := s.inputs(snapshot, reports, proxies, issued, now)
+	byNamespace := byNamespace(proxies)
+	s.observed = observe(s.observed, snapshot, reports, byNamespace, s.Plaintext(), s.Quiet, now)
+	inputs := s.inputs(snapshot, reports, proxies, byNamespace, issued, now)
 	var errs []error
 	again := statusInterval
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
@@ -107,13 +108,19 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
-// inputs gathers what is known of each Mesh.
-func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, issued identity.Verdict, now time.Time) []status.Input {
-	byNamespace := map[string][]xds.ProxyState{}
+func byNamespace(proxies []xds.ProxyState) map[string][]xds.ProxyState {
+	out := map[string][]xds.ProxyState{}
 	for i := range proxies {
 		namespace := proxies[i].Proxy.Namespace
-		byNamespace[namespace] = append(byNamespace[namespace], proxies[i])
+		out[namespace] = append(out[namespace], proxies[i])
 	}
+	return out
+}
+
+// inputs gathers what is known of each Mesh.
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, proxies []xds.ProxyState, byNamespace map[string][]xds.ProxyState,
+	issued identity.Verdict, now time.Time,
+) []status.Input {
 	rejections := status.Rejections(proxies)
 	reader := snapshot.Reader()
 	inputs := make([]status.Input, 0, len(reports))

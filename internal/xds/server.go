@@ -218,7 +218,7 @@ func (s *Server) options() []grpc.ServerOption {
 	return o
 }
 
-// expireUntil forgets learned names that nobody has asked for, until ctx is done.
+// expireUntil forgets learned names that nobody has asked for, and who was not reported lately, until ctx is done.
 func (s *Server) expireUntil(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -228,6 +228,7 @@ func (s *Server) expireUntil(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.expireLearned(now)
+			s.plaintext.reports(now)
 		}
 	}
 }

@@ -142,7 +142,7 @@ func (c *cluster) ownIssuer(name string) {
 	if out, err := c.try(nil, "-n", operatorNamespace, "get", "mesh", v1alpha1.RootName); err == nil {
 		c.t.Fatalf("this test needs the root Mesh for itself, and there is one:\n%s", out)
 	}
-	c.apply(fmt.Sprintf(`
+	manifests := fmt.Sprintf(`
 apiVersion: v1
 kind: Secret
 metadata: {name: %[1]s, namespace: %[4]s}
@@ -157,7 +157,10 @@ spec: {ca: {secretName: %[1]s}}
 apiVersion: mesh.tulle.dev/v1alpha1
 kind: Mesh
 metadata: {name: %[5]s, namespace: %[4]s}
-spec: {meshWide: {trust: {issuerRef: {name: %[1]s}}}}`, name, certificate, key, operatorNamespace, v1alpha1.RootName))
+spec: {meshWide: {trust: {issuerRef: {name: %[1]s}}}}`, name, certificate, key, operatorNamespace, v1alpha1.RootName)
+	if _, err := c.try([]byte(manifests), "-n", operatorNamespace, "apply", "-f", "-"); err != nil {
+		c.t.Fatal(err)
+	}
 	c.t.Cleanup(func() {
 		c.kubectl("-n", operatorNamespace, "delete", "mesh", v1alpha1.RootName)
 		c.kubectl("-n", operatorNamespace, "delete", "secret", name)
