@@ -45,9 +45,6 @@ type Status struct {
 	// Proxies returns the state of every connected proxy; ProxiesChanged fires when it may have changed.
 	Proxies        func() []xds.ProxyState
 	ProxiesChanged *Signal
-	// Plaintext returns what proxies reported of who connects without mTLS; after a Quiet time without, Strict is safe.
-	Plaintext func() []xds.PlaintextReport
-	Quiet     time.Duration
 	// Installation is what injection gives all pods.
 	Installation inject.Installation
 	// Unsupported says why this Kubernetes can have no sidecars; nil when it can.
@@ -56,6 +53,9 @@ type Status struct {
 	Cache  cache.Cache
 	Client client.Client
 	Events events.EventRecorder
+	// Plaintext returns what proxies reported of who connects without mTLS; after a Quiet time without, Strict is safe.
+	Plaintext func() []xds.PlaintextReport
+	Quiet     time.Duration
 
 	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
 	written, told map[types.UID]v1alpha1.MeshStatus
@@ -85,7 +85,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	s.observed = observe(s.observed, snapshot, reports, byNamespace, s.Plaintext(), s.Quiet, now)
 	inputs := s.inputs(snapshot, reports, proxies, byNamespace, issued, now)
 	var errs []error
-	again := statusInterval
+	var again time.Duration
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
 		var mesh v1alpha1.Mesh
@@ -100,11 +100,12 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		}
 		var wait time.Duration
 		told[uid], wait = s.tell(ctx, &mesh, written[uid])
-		if wait > 0 {
-			again = min(again, wait)
-		}
+		again = max(again, wait)
 	}
 	s.written, s.told = written, told
+	if again == 0 {
+		again = statusInterval
+	}
 	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 

@@ -50,12 +50,12 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	var level slog.Level
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
 	flags.StringVar(&o.EnvoyImage, "envoy-image", "docker.io/envoyproxy/envoy:distroless-v1.40.0", "image of the proxy, unless the root Mesh names one")
+	flags.DurationVar(&o.PlaintextQuiet, "plaintext-quiet", operator.QuietDefault,
+		"how long nobody must have connected without mTLS before a Permissive Mesh's condition Encrypted says that Strict is safe")
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "address to serve /healthz and /readyz at")
-	flags.DurationVar(&o.PlaintextQuiet, "plaintext-quiet", operator.QuietDefault,
-		"how long nobody must have connected without mTLS before a Permissive Mesh's condition Encrypted says that Strict is safe")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, level, err

@@ -329,14 +329,14 @@ func (b *Builder) setSlice(name types.NamespacedName, s *endpointSlice) {
 
 func (b *Builder) setMachine(name string, m machine) {
 	old := b.nodes[name]
+	b.moveMachine(name, old.addresses, m.addresses)
 	if old.zone != m.zone {
 		b.dirty.machines[name] = true
 	}
 	if !slices.Equal(old.podRanges, m.podRanges) {
 		b.dirty.meshWide = true
 	}
-	b.moveMachine(name, old.addresses, m.addresses)
-	if m.zone == "" && len(m.podRanges) == 0 && len(m.addresses) == 0 {
+	if m.empty() {
 		delete(b.nodes, name)
 	} else {
 		b.nodes[name] = m

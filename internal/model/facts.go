@@ -302,12 +302,20 @@ type machine struct {
 	addresses []netip.Addr
 }
 
+func (m machine) empty() bool { return m.zone == "" && len(m.podRanges) == 0 && len(m.addresses) == 0 }
+
 func readMachine(o *corev1.Node) machine {
 	ranges := o.Spec.PodCIDRs
 	if len(ranges) == 0 {
 		ranges = []string{o.Spec.PodCIDR}
 	}
-	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges), addresses: addressesOf(o)}
+	var addresses []string
+	for _, a := range o.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
+			addresses = append(addresses, a.Address)
+		}
+	}
+	return machine{zone: o.Labels[corev1.LabelTopologyZone], podRanges: parsePrefixes(ranges), addresses: parseAddresses(addresses)}
 }
 
 // controllerOf returns who owns a ReplicaSet, as Workload.Owner writes it.

@@ -209,8 +209,8 @@ func (o *operator) addReconcilers() error {
 		},
 		&controllers.Status{
 			World: &o.world, Findings: &o.findings, Proxies: o.xds.Proxies, ProxiesChanged: &o.proxiesChanged,
-			Plaintext: o.xds.Plaintext, Quiet: o.quiet(),
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: o.manager.GetClient(), Events: events,
+			Plaintext: o.xds.Plaintext, Quiet: o.quiet(),
 		},
 	}
 	errs := []error{o.manager.Add(certManager)}

@@ -28,7 +28,7 @@ func (w *World) Plaintext(pod string) xds.PlaintextReport {
 // PlaintextMessages returns the number of messages in which all proxies reported to the control plane.
 func (w *World) PlaintextMessages() int {
 	w.t.Helper()
-	families, err := w.replica.registry.Gather()
+	families, err := w.replica.metrics.Gather()
 	w.check(err)
 	for _, f := range families {
 		if f.GetName() == "tulle_xds_plaintext_messages_total" {

@@ -51,8 +51,8 @@ type replica struct {
 	builder   *model.Builder
 	publisher *compile.Publisher
 	server    *xds.Server
-	registry  *prometheus.Registry
 	wrap      ViewWrapper
+	metrics   *prometheus.Registry
 	snapshot  atomic.Pointer[model.Snapshot]
 	stop      context.CancelFunc
 	served    chan error
@@ -60,7 +60,7 @@ type replica struct {
 
 // newReplica makes a control plane that serves nothing yet.
 func (w *World) newReplica() (*replica, error) {
-	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, served: make(chan error, 1), registry: prometheus.NewRegistry()}
+	r := &replica{builder: model.NewBuilder(model.Config{OperatorNamespace: "tulle-system", EnvoyImage: "envoy"}), wrap: w.options.view, metrics: prometheus.NewRegistry(), served: make(chan error, 1)}
 	r.publisher = compile.NewPublisher(r.send, func(ref resource.ScopedRef, err error) {
 		w.t.Errorf("compile %s: %v", ref.Ref, err)
 	})
@@ -84,7 +84,7 @@ func (w *World) newReplica() (*replica, error) {
 		Certificates: w.meshCA,
 		MinMinor:     38, MaxMinor: 40,
 		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
-		Registry:    r.registry,
+		Registry:    r.metrics,
 		Log:         slog.New(slog.NewTextHandler(log, nil)),
 	})
 	return r, err
