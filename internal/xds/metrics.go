@@ -46,8 +46,9 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.bytes, m.panics, m.logMessages, m.resolve, m.propagation} {
+	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.bytes, m.panics, m.resolve, m.propagation} {
 		errs = append(errs, registry.Register(c))
 	}
+	errs = append(errs, registry.Register(m.logMessages))
 	return m, errors.Join(errs...)
 }

@@ -64,6 +64,7 @@ type plaintextLog struct {
 
 	mu      sync.Mutex
 	proxies map[string]*reportingProxy // by UID
+	swept   time.Time                  // when forgetGone last looked
 }
 
 // reportingProxy is a proxy that has, or had lately, a log stream.
@@ -91,7 +92,28 @@ func (l *plaintextLog) open(p resource.Proxy, end chan error) error {
 	}
 	r.proxy = p
 	r.streams[end] = struct{}{}
+	l.forgetGone(time.Now())
 	return nil
+}
+
+// forgetGone forgets proxies that have no stream any more, and whose reports are of no use, so that a replica that nobody asks
+// for reports does not keep those of all pods that ever were.
+func (l *plaintextLog) forgetGone(now time.Time) {
+	if now.Sub(l.swept) < time.Minute {
+		return
+	}
+	l.swept = now
+	for uid, r := range l.proxies {
+		last := time.Time{}
+		for _, p := range r.peers {
+			if p.LastSeen.After(last) {
+				last = p.LastSeen
+			}
+		}
+		if len(r.streams) == 0 && now.Sub(last) > l.ttl {
+			delete(l.proxies, uid)
+		}
+	}
 }
 
 func (l *plaintextLog) close(uid string, end chan error) {
@@ -190,6 +212,13 @@ func lastSeenFirst(a, b PlaintextPeer) int {
 
 // Plaintext returns what proxies reported to this replica of who connects without mTLS. They need not be connected to it otherwise.
 func (s *Server) Plaintext() []PlaintextReport { return s.plaintext.reports(time.Now()) }
+
+// serving says whether streams are admitted: a view was published and the server does not stop.
+func (s *Server) serving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view != nil && !s.stopping
+}
 
 // accessLog serves the access log service, to which proxies report plaintext connections.
 type accessLog struct {

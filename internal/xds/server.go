@@ -53,10 +53,10 @@ type Config struct {
 	LearnedNames int
 	// SendTimeout is how long a proxy may leave a response unread before its stream is ended (30 s).
 	SendTimeout time.Duration
-	// PlaintextTTL is how long a peer is told of that connected without mTLS (10 min).
-	PlaintextTTL time.Duration
 	// AskWindow: asks this close to each other are answered together (5 ms).
 	AskWindow time.Duration
+	// PlaintextTTL is how long a peer is told of that connected without mTLS (10 min).
+	PlaintextTTL time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -65,8 +65,8 @@ func (c Config) withDefaults() Config {
 	c.LearnedTTL = cmp.Or(c.LearnedTTL, 6*time.Hour)
 	c.LearnedNames = cmp.Or(c.LearnedNames, 1000)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 30*time.Second)
-	c.PlaintextTTL = cmp.Or(c.PlaintextTTL, 10*time.Minute)
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
+	c.PlaintextTTL = cmp.Or(c.PlaintextTTL, 10*time.Minute)
 	return c
 }
 
@@ -218,7 +218,7 @@ func (s *Server) options() []grpc.ServerOption {
 	return o
 }
 
-// expireUntil forgets learned names that nobody has asked for, and who was not reported lately, until ctx is done.
+// expireUntil forgets learned names that nobody has asked for, until ctx is done.
 func (s *Server) expireUntil(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -228,7 +228,6 @@ func (s *Server) expireUntil(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.expireLearned(now)
-			s.plaintext.reports(now)
 		}
 	}
 }
@@ -245,13 +244,6 @@ func (s *Server) stop(g *grpc.Server) {
 	timer := time.AfterFunc(5*time.Second, g.Stop)
 	defer timer.Stop()
 	g.GracefulStop()
-}
-
-// serving says whether streams are admitted: a view was published and the server does not stop.
-func (s *Server) serving() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.view != nil && !s.stopping
 }
 
 // add admits a stream. An older one of the same pod has been left behind by the proxy and is ended.

@@ -42,13 +42,14 @@ type session struct {
 	learned     map[string]struct{}
 	certificate *resource.Resource
 	interest    []interest
-	inbound     openPorts
 	// sweep says that what is leaving must be looked at again now, sweepAt when to do so anyway.
 	sweep   bool
 	sweepAt time.Time
 
 	nonces uint64
 	groups int
+	// inbound are the open ports of the inbound listener that was looked at last.
+	inbound openPorts
 }
 
 // typeState is the state of one type's subscription.
