@@ -51,8 +51,8 @@ type replica struct {
 	builder   *model.Builder
 	publisher *compile.Publisher
 	server    *xds.Server
-	wrap      ViewWrapper
 	metrics   *prometheus.Registry
+	wrap      ViewWrapper
 	snapshot  atomic.Pointer[model.Snapshot]
 	stop      context.CancelFunc
 	served    chan error
