@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/datadriven"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -42,7 +43,7 @@ func TestEncryptionIsWhatTheProxyWorksWith(t *testing.T) {
 		return next
 	}
 	p := &player{t: t, view: publish(listener(t, 80, 0, 80)), now: time.Unix(0, 0)}
-	p.session = newSession(&resource.Proxy{Namespace: "shop", Pod: "cart"}, p.view, 10, time.Second)
+	p.run(t, &datadriven.TestData{Cmd: "connect"})
 	request := func(kind, lines string) {
 		t.Helper()
 		if _, err := p.session.request(scriptRequest(kind, lines)); err != nil {
