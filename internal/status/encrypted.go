@@ -86,10 +86,10 @@ func (in Input) sealed(m modes) outcome {
 	switch {
 	case m.disabled:
 		return falsehood(ReasonDisabled, "plaintext is all that is spoken on ports whose mtls mode is Disabled: "+samples(disabledPorts(in.Namespace), ", "), "")
-	case m.permissive:
-		return truth(ReasonStrictIsSafe, fmt.Sprintf("no connection without mTLS since %s: mtls.mode Strict is safe", stamp(in.Plaintext.quietSince())))
 	case len(in.Proxies) == 0:
 		return truth(ReasonEncrypted, "there are no proxies yet")
+	case m.permissive:
+		return truth(ReasonStrictIsSafe, fmt.Sprintf("no connection without mTLS since %s: mtls.mode Strict is safe", stamp(in.Plaintext.quietSince())))
 	}
 	return truth(ReasonEncrypted, take(len(in.Proxies))+" nothing but mTLS, with valid certificates")
 }
@@ -252,6 +252,8 @@ func (in Input) quiet(m modes) outcome {
 	}
 	since := o.quietSince()
 	switch {
+	case len(in.Proxies) == 0:
+		return outcome{} // there is nobody to connect to
 	case since.IsZero():
 		return unknown(ReasonObserving, "who connects without mTLS is not known: some proxies were not connected to the control plane", "")
 	case in.Now.Sub(since) < in.Quiet:

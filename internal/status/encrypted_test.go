@@ -127,6 +127,10 @@ func TestEncrypted(t *testing.T) {
 			"True StrictIsSafe: no connection without mTLS since 2026-11-25T11:00:00Z: mtls.mode Strict is safe", ready},
 		{"Permissive, a gap", func(in *Input) { permissive(in, Observation{}) },
 			"Unknown Observing: who connects without mTLS is not known: some proxies were not connected to the control plane", ready},
+		{"Permissive, no pods", func(in *Input) {
+			permissive(in, Observation{Since: noon})
+			in.Workloads, in.Proxies = nil, nil
+		}, "True Encrypted: there are no proxies yet", ready},
 		{"Permissive, a pod without a proxy", func(in *Input) {
 			permissive(in, look())
 			in.Workloads = append(in.Workloads, pod("debug", "", ""))
