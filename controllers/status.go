@@ -37,6 +37,9 @@ const statusDelay = 300 * time.Millisecond
 // Services, arrives a moment later.
 const settleTime = 3 * time.Second
 
+// statusInterval is how often the time alone may change a status: certificates end, and who spoke plaintext falls silent.
+const statusInterval = 10 * time.Second
+
 // Status writes the status of every Mesh, and an event when a condition changes.
 type Status struct {
 	// Panics counts what panicked.
@@ -56,9 +59,13 @@ type Status struct {
 	Cache  cache.Cache
 	Client client.Client
 	Events events.EventRecorder
+	// Quiet is how long nobody must have connected without mTLS before Strict is called safe.
+	Quiet time.Duration
 
 	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
 	written, told map[types.UID]v1alpha1.MeshStatus
+	// observed is what is remembered of the plaintext of each namespace.
+	observed map[string]status.Observation
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -82,7 +89,9 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return reconcile.Result{}, nil // what a replica of which nothing is known yet reports, or that it is silent, fires ProxiesChanged
 	}
 	reports := snapshot.Meshes()
-	inputs := s.inputs(snapshot, reports, fleet, issued)
+	now, byNamespace := time.Now(), byNamespace(fleet.Proxies)
+	s.observed = observe(s.observed, snapshot, reports, byNamespace, fleet.Plaintext, s.Quiet, now)
+	inputs := s.inputs(snapshot, reports, fleet, byNamespace, issued, now)
 	var errs []error
 	var again time.Duration
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
@@ -102,18 +111,26 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		again = max(again, wait)
 	}
 	s.written, s.told = written, told
+	if again == 0 {
+		again = statusInterval
+	}
 	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
-// inputs gathers what is known of each Mesh.
-func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fleet peers.Fleet, issued identity.Verdict) []status.Input {
-	proxies := fleet.Proxies
-	byNamespace := map[string][]xds.ProxyState{}
+func byNamespace(proxies []xds.ProxyState) map[string][]xds.ProxyState {
+	out := map[string][]xds.ProxyState{}
 	for i := range proxies {
 		namespace := proxies[i].Proxy.Namespace
-		byNamespace[namespace] = append(byNamespace[namespace], proxies[i])
+		out[namespace] = append(out[namespace], proxies[i])
 	}
-	rejections := status.Rejections(proxies)
+	return out
+}
+
+// inputs gathers what is known of each Mesh.
+func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fleet peers.Fleet, byNamespace map[string][]xds.ProxyState,
+	issued identity.Verdict, now time.Time,
+) []status.Input {
+	rejections := status.Rejections(fleet.Proxies)
 	reader := snapshot.Reader()
 	faults := s.Findings.Faults()
 	if s.Failures != nil {
@@ -132,10 +149,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 			Issued:      issued,
 			Unsupported: s.Unsupported,
 			Conflict:    s.Findings.Conflict(report.Namespace),
+			Plaintext:   s.observed[report.Namespace],
+			Quiet:       s.Quiet,
+			Now:         now,
 		}
 		in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace, Name: report.Name}]...)
 		if report.Root {
-			in.Proxies = proxies
+			in.Proxies = fleet.Proxies
 		} else {
 			in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace}]...)
 		}

@@ -393,7 +393,7 @@ type MeshStatus struct {
 	// Generation of the Mesh that this status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions: Accepted, ResolvedRefs, Issued, Injected, Programmed, and their summary Ready.
+	// Conditions: Accepted, ResolvedRefs, Issued, Injected, Programmed, Encrypted, and their summary Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -441,6 +441,8 @@ const (
 	ConditionInjected = "Injected"
 	// ConditionProgrammed: every connected proxy acknowledged this generation.
 	ConditionProgrammed = "Programmed"
-	// ConditionReady: all of the above.
+	// ConditionEncrypted: nothing but mTLS gets in, as the proxies acknowledged; on Permissive ports, nobody needs anything else.
+	ConditionEncrypted = "Encrypted"
+	// ConditionReady: all of the above; Encrypted counts where ports are Strict.
 	ConditionReady = "Ready"
 )

@@ -52,6 +52,8 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	var level slog.Level
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
 	flags.StringVar(&o.EnvoyImage, "envoy-image", "docker.io/envoyproxy/envoy:distroless-v1.40.0", "image of the proxy, unless the root Mesh names one")
+	flags.DurationVar(&o.PlaintextQuiet, "plaintext-quiet", operator.QuietDefault,
+		"how long nobody must have connected without mTLS before a Permissive Mesh's condition Encrypted says that Strict is safe")
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
@@ -72,6 +74,8 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 		return o, level, errors.New("POD_NAMESPACE is not set: it must name the operator's own namespace")
 	case o.PodName == "":
 		return o, level, errors.New("POD_NAME is not set: it must name the operator's own pod")
+	case o.PlaintextQuiet <= 0:
+		return o, level, fmt.Errorf("-plaintext-quiet=%s: it must be longer than 0", o.PlaintextQuiet)
 	case o.Image == "":
 		return o, level, errors.New("TULLE_IMAGE is not set: it must name the operator's own image, which pods run as an init container")
 	}

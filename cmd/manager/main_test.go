@@ -24,6 +24,7 @@ func TestParse(t *testing.T) {
 		"no image":        {env: map[string]string{"POD_NAMESPACE": "x", "POD_NAME": "x"}, error: "TULLE_IMAGE is not set"},
 		"unknown flag":    {args: []string{"--nope"}, env: pod, error: "flag provided but not defined"},
 		"not a flag":      {args: []string{"serve"}, env: pod, error: `unexpected argument "serve"`},
+		"no quiet time":   {args: []string{"--plaintext-quiet=0s"}, env: pod, error: "it must be longer than 0"},
 		"not a log level": {args: []string{"--log-level=loud"}, env: pod, error: "loud"},
 	}
 	for name, tt := range tests {

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 )
@@ -48,6 +49,9 @@ const (
 
 // maxRegexProgram is well above what model lets in (see model's bound of expressions).
 const maxRegexProgram = 20000
+
+// streamWindow is how many bytes of a stream may be under way to or from the control plane.
+const streamWindow = 1 << 20
 
 const (
 	tokenSecret = "token"
@@ -196,10 +200,14 @@ func controlPlaneProtocol(o Options) *upstreamv3.HttpProtocolOptions {
 		UpstreamProtocolOptions: &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
-					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{ConnectionKeepalive: &corev3.KeepaliveSettings{
-						Interval: durationpb.New(20 * time.Second),
-						Timeout:  durationpb.New(10 * time.Second),
-					}},
+					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+						ConnectionKeepalive: &corev3.KeepaliveSettings{
+							Interval: durationpb.New(20 * time.Second),
+							Timeout:  durationpb.New(10 * time.Second),
+						},
+						// It bounds what a log stream keeps for a control plane that reads slowly, too.
+						InitialStreamWindowSize: wrapperspb.UInt32(streamWindow),
+					},
 				},
 			},
 		},

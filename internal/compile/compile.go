@@ -12,10 +12,12 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tulle-mesh/tulle/internal/bootstrap"
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/features/accesslog"
 	"github.com/tulle-mesh/tulle/internal/features/balancing"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
+	"github.com/tulle-mesh/tulle/internal/features/plaintext"
 	"github.com/tulle-mesh/tulle/internal/features/routes"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -28,6 +30,7 @@ func all() []features.Feature {
 		routes.Feature(),
 		balancing.Feature(),
 		accesslog.Feature(),
+		plaintext.Feature(bootstrap.ControlPlaneCluster),
 	}
 }
 

@@ -94,6 +94,8 @@ type division struct {
 	match     *listenerv3.FilterChainMatch
 	mutualTLS bool
 	http      bool
+	// permissive: the port takes mTLS too.
+	permissive bool
 }
 
 // Transport protocols that the TLS inspector reports.
@@ -113,7 +115,7 @@ func divide(p model.WorkloadPort) []division {
 			port = strconv.Itoa(int(p.Number))
 			match.DestinationPort = wrapperspb.UInt32(uint32(p.Number))
 		}
-		out = append(out, division{port + "/" + name, match, mutualTLS, http})
+		out = append(out, division{port + "/" + name, match, mutualTLS, http, !mutualTLS && p.Mode == v1alpha1.MTLSPermissive})
 	}
 	if p.Mode != v1alpha1.MTLSDisabled {
 		switch p.Protocol {
@@ -147,7 +149,7 @@ func divide(p model.WorkloadPort) []division {
 
 // chain makes what the features add to.
 func (d division) chain(minor uint32, in *features.Inbound) *features.Chain {
-	c := &features.Chain{Minor: minor, Workload: in.Workload, Namespace: in.Namespace, MutualTLS: d.mutualTLS}
+	c := &features.Chain{Minor: minor, Workload: in.Workload, Namespace: in.Namespace, MutualTLS: d.mutualTLS, Permissive: d.permissive}
 	if d.http {
 		c.HTTP = inboundManager()
 	} else {

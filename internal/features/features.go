@@ -89,8 +89,10 @@ type Chain struct {
 	Namespace *model.Namespace
 	// MutualTLS is true for connections from other sidecars, false for plaintext (or the app's own TLS).
 	MutualTLS bool
-	HTTP      *hcmv3.HttpConnectionManager
-	TCP       *tcpv3.TcpProxy
+	// Permissive is true for the chains of a Permissive port that take what is not mTLS.
+	Permissive bool
+	HTTP       *hcmv3.HttpConnectionManager
+	TCP        *tcpv3.TcpProxy
 	// Socket is the chain's transport socket; nil is plaintext.
 	Socket *corev3.TransportSocket
 	// Warms are the resources that Envoy asks for because of the chain.

@@ -81,7 +81,7 @@ func (s *Signer) Certificate(_ context.Context, p *resource.Proxy) (*resource.Re
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("certificate of %s: %w", id, err)
 	}
-	r, err := resource.Seal(resource.Ref{Type: resource.Secret, Name: WorkloadSecret}, secret, resource.Resource{})
+	r, err := resource.Seal(resource.Ref{Type: resource.Secret, Name: WorkloadSecret}, secret, resource.Resource{Expires: end})
 	if err != nil {
 		return nil, time.Time{}, err
 	}

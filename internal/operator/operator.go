@@ -176,6 +176,7 @@ func (o *operator) makeDataPath() error {
 		ConnectionAge: o.ConnectionAge,
 		Registry:      o.Registry,
 		Log:           log,
+		PlaintextTTL:  o.quiet(),
 	})
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)

@@ -3,6 +3,7 @@
 package operator
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"strconv"
@@ -29,6 +30,9 @@ const (
 	maxMinor = 40
 )
 
+// QuietDefault of Options.PlaintextQuiet.
+const QuietDefault = 10 * time.Minute
+
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"
 
@@ -54,6 +58,8 @@ type Options struct {
 	// DrainDelay is how long everything goes on after Run was told to end: proxies that are then sent off, and pods that are created, find
 	// another replica, since the Services have forgotten this one.
 	DrainDelay time.Duration
+	// PlaintextQuiet is how long nobody must have connected without mTLS before Encrypted says that Strict is safe; zero is QuietDefault.
+	PlaintextQuiet time.Duration
 	// Config is how to reach the API server.
 	Config *rest.Config
 	// Excluded are namespaces that are never part of the mesh, besides Kubernetes' own and the operator's: what Tulle needs to start.
@@ -74,6 +80,8 @@ func (o Options) installation() inject.Installation {
 		ControlPlanePort: ControlPlanePort,
 	}
 }
+
+func (o Options) quiet() time.Duration { return cmp.Or(o.PlaintextQuiet, QuietDefault) }
 
 // hostPort splits an address of Options.
 func hostPort(address string) (string, int, error) {

@@ -101,6 +101,8 @@ type Resource struct {
 	Hold time.Duration
 	// Origins are the objects it was made from.
 	Origins []Origin
+	// Expires is when a certificate ends; zero for all else.
+	Expires time.Time
 }
 
 // validator is what the generated Envoy protos offer.

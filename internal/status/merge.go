@@ -19,7 +19,8 @@ type Event struct {
 }
 
 // Merge gives the conditions of next the times of their transition: those of old, or now where the status differs. It returns
-// an event for each condition that became False or became so for another reason, for each that recovered, and for Ready.
+// an event for each condition that became False or became so for another reason, for each that recovered, and for Ready and Encrypted:
+// that Strict is safe is news, too.
 func Merge(old, next v1alpha1.MeshStatus, now metav1.Time) (v1alpha1.MeshStatus, []Event) {
 	var events []Event
 	next.Conditions = slices.Clone(next.Conditions)
@@ -44,7 +45,8 @@ func transition(before, after *metav1.Condition) (Event, bool) {
 	case metav1.ConditionTrue:
 		was := before != nil && before.Status == metav1.ConditionTrue
 		recovered := before != nil && before.Status == metav1.ConditionFalse
-		return e, recovered || ready && !was
+		news := after.Type == v1alpha1.ConditionEncrypted && before != nil && !was
+		return e, recovered || ready && !was || news
 	case metav1.ConditionFalse:
 		e.Type = corev1.EventTypeWarning
 		same := before != nil && before.Status == metav1.ConditionFalse && before.Reason == after.Reason

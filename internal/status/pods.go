@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 // pods is what matters of the pods of a namespace.
@@ -21,10 +22,7 @@ type pods struct {
 }
 
 func countPods(in Input) pods {
-	connected := map[string]bool{}
-	for i := range in.Proxies {
-		connected[in.Proxies[i].Proxy.UID] = true
-	}
+	connected := uids(in.Proxies)
 	var p pods
 	for _, w := range in.Workloads {
 		if w.Meshed {
@@ -47,6 +45,20 @@ func countPods(in Input) pods {
 		}
 	}
 	return p
+}
+
+// Connected reports whether all of these pods that have a proxy are among the connected ones.
+func Connected(workloads []*model.Workload, proxies []xds.ProxyState) bool {
+	connected := uids(proxies)
+	return !slices.ContainsFunc(workloads, func(w *model.Workload) bool { return w.Meshed && !connected[w.UID] })
+}
+
+func uids(proxies []xds.ProxyState) map[string]bool {
+	set := make(map[string]bool, len(proxies))
+	for i := range proxies {
+		set[proxies[i].Proxy.UID] = true
+	}
+	return set
 }
 
 func (p pods) status(in Input) *v1alpha1.ProxiesStatus {

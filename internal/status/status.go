@@ -4,7 +4,9 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -63,6 +65,11 @@ type Input struct {
 	Unsupported error
 	// Conflict names an object that injection needs and that somebody else made.
 	Conflict error
+	// Plaintext is what is known of who connects without mTLS. After a Quiet time without, Strict is safe.
+	Plaintext Observation
+	Quiet     time.Duration
+	// Now is the time to judge by.
+	Now time.Time
 }
 
 // outcome is a condition, and what Ready says of it when it is not True; the whole message when empty.
@@ -81,8 +88,13 @@ func Of(in Input) v1alpha1.MeshStatus {
 		in.injected(pods),
 		in.unlessSilent(in.programmed(pods)),
 	}
+	encrypted, counts := in.encrypted(pods)
+	all := append(slices.Clone(outcomes), encrypted)
+	if counts {
+		outcomes = all
+	}
 	var conditions []metav1.Condition
-	for _, o := range append(outcomes, outcome{Condition: in.ready(outcomes, pods)}) {
+	for _, o := range append(all, outcome{Condition: in.ready(outcomes, pods)}) {
 		o.ObservedGeneration = in.Report.Generation
 		o.Message = shorten(o.Message, maxMessage)
 		conditions = append(conditions, o.Condition)

@@ -27,8 +27,14 @@ func pod(name, owner, sidecar string) *model.Workload {
 
 // proxy is a connected proxy of bookinfo that holds a revision.
 func proxy(name string, revision uint64) xds.ProxyState {
-	return xds.ProxyState{Proxy: resource.Proxy{Namespace: "bookinfo", Pod: name, UID: "uid-" + name}, SyncedRevision: revision}
+	return xds.ProxyState{
+		Proxy: resource.Proxy{Namespace: "bookinfo", Pod: name, UID: "uid-" + name}, SyncedRevision: revision, ConnectedAt: noon.Add(-time.Hour),
+		Encryption: xds.Encryption{CertificateExpires: noon.Add(time.Hour), Listening: true},
+	}
 }
+
+// noon is when the statuses are made.
+var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 // good is a Mesh with two pods and all well.
 func good() Input {
@@ -40,6 +46,8 @@ func good() Input {
 		Proxies:   []xds.ProxyState{proxy("details-1", 17), proxy("reviews-1", 21)},
 		Issued:    identity.Verdict{Status: metav1.ConditionTrue, Reason: "Issued", Message: "all issued"},
 		Sidecar:   "v2",
+		Quiet:     10 * time.Minute,
+		Now:       noon,
 	}
 }
 
@@ -56,6 +64,7 @@ func TestOf(t *testing.T) {
 		"Issued=True Issued: all issued",
 		"Injected=True Injected: all 2 pods have a current proxy",
 		"Programmed=True Programmed: all 2 proxies hold generation 4",
+		"Encrypted=True Encrypted: all 2 proxies take nothing but mTLS, with valid certificates",
 		"Ready=True Ready: all proxies hold generation 4",
 	}
 	tests := []struct {
@@ -67,10 +76,14 @@ func TestOf(t *testing.T) {
 		{name: "good", edit: func(*Input) {}, row: "2/2 Strict 4", want: allGood},
 		{name: "ports differ", edit: func(in *Input) {
 			in.Namespace.Ports = []model.PortMode{{Number: 80, Mode: v1alpha1.MTLSDisabled}}
-		}, row: "2/2 Strict* 4"},
+		}, row: "2/2 Strict* 4", want: []string{
+			"Encrypted=False Disabled: plaintext is all that is spoken on ports whose mtls mode is Disabled: 80",
+			"Ready=True Ready: all proxies hold generation 4",
+		}},
 		{name: "no pods", edit: func(in *Input) { in.Workloads, in.Proxies = nil, nil }, row: "0/0 Strict 4", want: []string{
 			"Injected=True NoPods: no pod is selected yet",
 			"Programmed=True Programmed: there are no proxies yet",
+			"Encrypted=True Encrypted: there are no proxies yet",
 			"Ready=True Ready: ready for pods: none is selected yet",
 		}},
 		{name: "problems", edit: func(in *Input) {
@@ -88,6 +101,7 @@ func TestOf(t *testing.T) {
 			in.Issued = identity.Verdict{Status: metav1.ConditionUnknown, Reason: "Pending", Message: "not looked at"}
 		}, row: "2/2 Strict 4", want: []string{
 			"Issued=Unknown Pending: not looked at",
+			"Encrypted=Unknown Pending: not looked at",
 			"Ready=Unknown Pending: not looked at",
 		}},
 		{name: "pods to restart", edit: func(in *Input) {
@@ -99,6 +113,7 @@ func TestOf(t *testing.T) {
 			"Injected=False RestartNeeded: 4 of 6 pods have no current proxy: details-2 (older proxy), db-0 (no proxy), debug (no proxy), details-3 (no proxy); " +
 				"run: kubectl -n bookinfo rollout restart deploy/details sts/db; delete and create again: debug",
 			"Programmed=True Programmed: all 3 proxies hold generation 4",
+			"Encrypted=False NoProxy: 3 of 6 pods have no proxy and take plaintext: db-0, debug, details-3",
 			"Ready=False RestartNeeded: 4 of 6 pods have no current proxy; see condition Injected",
 		}},
 		{name: "too many to name", edit: func(in *Input) {
@@ -111,6 +126,7 @@ func TestOf(t *testing.T) {
 				"p05 (no proxy), p06 (no proxy), p07 (no proxy), p08 (no proxy), p09 (no proxy), and 2 more; " +
 				"delete and create again: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09, and 2 more",
 			"Programmed=True Programmed: there are no proxies yet",
+			"Encrypted=False NoProxy: 12 of 12 pods have no proxy and take plaintext: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09, and 2 more",
 			"Ready=False RestartNeeded: 12 of 12 pods have no current proxy; see condition Injected",
 		}},
 		{name: "all to restart", edit: func(in *Input) {
@@ -122,6 +138,7 @@ func TestOf(t *testing.T) {
 			"Injected=False RestartNeeded: 4 of 4 pods have no current proxy: a-1 (no proxy), b-1 (no proxy), c-1 (no proxy), d-1 (no proxy); " +
 				"run: kubectl -n bookinfo rollout restart deploy",
 			"Programmed=True Programmed: there are no proxies yet",
+			"Encrypted=False NoProxy: 4 of 4 pods have no proxy and take plaintext: a-1, b-1, c-1, d-1",
 			"Ready=False RestartNeeded: 4 of 4 pods have no current proxy; see condition Injected",
 		}},
 		{name: "many to restart", edit: func(in *Input) {
@@ -131,6 +148,7 @@ func TestOf(t *testing.T) {
 		}, row: "2/6 Strict 4", want: []string{
 			"Injected=False RestartNeeded: 4 of 6 pods have no current proxy: a-1 (no proxy), b-1 (no proxy), c-1 (no proxy), d-1 (no proxy); " +
 				"run: kubectl -n bookinfo rollout restart deploy/a deploy/b deploy/c (and 1 more)",
+			"Encrypted=False NoProxy: 4 of 6 pods have no proxy and take plaintext: a-1, b-1, c-1, d-1",
 			"Ready=False RestartNeeded: 4 of 6 pods have no current proxy; see condition Injected",
 		}},
 		{name: "old Kubernetes", edit: func(in *Input) { in.Unsupported = errors.New("kubernetes v1.28.0 has no native sidecars") }, row: "2/2 Strict 4", want: []string{
@@ -149,10 +167,12 @@ func TestOf(t *testing.T) {
 			in.Proxies[0].SyncedRevision, in.Proxies[0].CertificateError = 16, "no intermediate CA yet"
 		}, row: "2/2 Strict 4", want: []string{
 			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: details-1 (no intermediate CA yet)",
+			"Encrypted=False CertificateWithheld: 1 of 2 proxies do not get the certificates they need: details-1 (no intermediate CA yet)",
 			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
 		}},
 		{name: "not connected", edit: func(in *Input) { in.Proxies = in.Proxies[:1] }, row: "1/2 Strict 4", want: []string{
 			"Programmed=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane: reviews-1",
+			"Encrypted=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane: reviews-1",
 			"Ready=Unknown NotConnected: 1 of 2 proxies are not connected to the control plane; see condition Programmed",
 		}},
 		{name: "a replica is silent", edit: func(in *Input) { in.Silent = []string{"tulle-manager-a"} }, row: "2/2 Strict 4", want: []string{
@@ -194,12 +214,14 @@ func TestOf(t *testing.T) {
 			in.Report.Root, in.Workloads, in.Services = true, nil, 2
 		}, row: " Strict 0", want: []string{
 			"Injected=True NotEnrolled: the root Mesh enrols no pods",
+			"Encrypted=True NotEnrolled: the root Mesh enrols no pods",
 			"Ready=True Ready: the mesh is ready",
 		}},
 		{name: "root waits for all proxies", edit: func(in *Input) {
 			in.Report.Root, in.Report.Since, in.Workloads = true, 20, nil
 		}, row: " Strict 0", want: []string{
 			"Injected=True NotEnrolled: the root Mesh enrols no pods",
+			"Encrypted=True NotEnrolled: the root Mesh enrols no pods",
 			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: bookinfo/details-1",
 			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
 		}},
@@ -304,6 +326,8 @@ func TestMerge(t *testing.T) {
 		{"recovered", status(condition("Issued", no, "NotIssued")), status(condition("Issued", yes, "Issued")), now, "Normal Issued"},
 		{"unknown", status(condition("Issued", yes, "Issued")), status(condition("Issued", unknown, "Pending")), now, ""},
 		{"ready", status(condition("Ready", unknown, "Pending")), status(condition("Ready", yes, "Ready")), now, "Normal Ready"},
+		{"strict is safe", status(condition("Encrypted", unknown, "Observing")), status(condition("Encrypted", yes, "StrictIsSafe")), now, "Normal StrictIsSafe"},
+		{"encrypted from the first", status(), status(condition("Encrypted", yes, "Encrypted")), now, ""},
 		{"not ready repeats another", status(condition("Ready", yes, "Ready")), status(condition("Ready", no, "NotIssued")), now, ""},
 	}
 	for _, tt := range tests {

@@ -15,6 +15,7 @@ type metrics struct {
 	limited                *prometheus.CounterVec
 	limitedProxies         *prometheus.GaugeVec
 	bytes, panics          prometheus.Counter
+	logMessages            prometheus.Counter
 	resolve, propagation   prometheus.Histogram
 }
 
@@ -45,6 +46,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		}, []string{"limit", "namespace", "pod"}),
 		bytes:       prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
 		panics:      prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
+		logMessages: prometheus.NewCounter(counter("plaintext_messages_total", "Messages in which proxies reported connections without mTLS.")),
 		resolve:     histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
 		propagation: histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
 	}
@@ -55,6 +57,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.limited, m.limitedProxies, m.bytes, m.panics, m.resolve, m.propagation} {
 		errs = append(errs, registry.Register(c))
 	}
+	errs = append(errs, registry.Register(m.logMessages))
 	return m, errors.Join(errs...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -66,6 +67,8 @@ type Config struct {
 	// ConnectionAge is after how long, give or take a tenth, a proxy's connection is ended, so that it finds the replicas that have
 	// come since (30 min). All but its stream is told before; the stream ends ConnectionGrace later (2 s).
 	ConnectionAge, ConnectionGrace time.Duration
+	// PlaintextTTL is how long a peer is told of that connected without mTLS (10 min).
+	PlaintextTTL time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -83,6 +86,7 @@ func (c Config) withDefaults() Config {
 	c.AskWindow = cmp.Or(c.AskWindow, 5*time.Millisecond)
 	c.ConnectionAge = cmp.Or(c.ConnectionAge, 30*time.Minute)
 	c.ConnectionGrace = cmp.Or(c.ConnectionGrace, 2*time.Second)
+	c.PlaintextTTL = cmp.Or(c.PlaintextTTL, 10*time.Minute)
 	return c
 }
 
@@ -94,9 +98,10 @@ func (c Config) bounds() bounds {
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 
-	config  Config
-	metrics *metrics
-	changed chan struct{}
+	config    Config
+	metrics   *metrics
+	changed   chan struct{}
+	plaintext *plaintextLog
 
 	mu       sync.Mutex
 	view     resource.View
@@ -125,8 +130,9 @@ func NewServer(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	config = config.withDefaults()
 	return &Server{
-		config: config.withDefaults(), metrics: m, changed: make(chan struct{}, 1),
+		config: config, metrics: m, changed: make(chan struct{}, 1), plaintext: newPlaintextLog(config.PlaintextTTL),
 		streams:  map[*stream]struct{}{},
 		newest:   map[string]*stream{},
 		watchers: map[resource.ScopedRef]map[*stream]struct{}{},
@@ -223,6 +229,7 @@ func (s *Server) Disconnect(uid string) {
 	if t := s.newest[uid]; t != nil {
 		t.end(endOfPod())
 	}
+	s.plaintext.end(uid, status.Error(codes.PermissionDenied, "the pod of this proxy is gone"))
 }
 
 func endOfPod() error {
@@ -247,6 +254,7 @@ func (s *Server) mayLog() bool {
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	g := grpc.NewServer(s.options()...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+	alsv3.RegisterAccessLogServiceServer(g, accessLog{server: s})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -338,6 +346,7 @@ func (s *Server) stop(g *grpc.Server) {
 		t.end(endOfReplica())
 	}
 	s.mu.Unlock()
+	s.plaintext.end("", status.Error(codes.Unavailable, "this replica of the control plane is stopping"))
 	timer := time.AfterFunc(5*time.Second, g.Stop)
 	defer timer.Stop()
 	g.GracefulStop()
@@ -442,6 +451,7 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
 	t.state.TrustVersion = now.trustVersion
+	t.state.Encryption = now.encryption
 	t.idle, t.busy = now.idle, false
 	s.notify()
 }

@@ -68,6 +68,8 @@ type session struct {
 
 	nonces uint64
 	groups int
+	// inbound are the open ports of the inbound listener that was looked at last.
+	inbound openPorts
 }
 
 // typeState is the state of one type's subscription.

@@ -26,6 +26,7 @@ type ProxyState struct {
 	TrustVersion string
 	// CertificateError says why the proxy's certificate could not be signed at the last try; it keeps the one it has.
 	CertificateError string
+	Encryption       Encryption
 }
 
 // trust is the secret that holds the trust bundle alone.

@@ -538,7 +538,7 @@ func (t *stream) report() {
 
 	now := streamState{
 		pending: t.session.pending(), rejections: t.session.rejections(), trustVersion: t.session.trustVersion(),
-		certificateError: t.renewal.failed, idle: t.session.synced(),
+		certificateError: t.renewal.failed, encryption: t.session.encryption(), idle: t.session.synced(),
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
@@ -555,6 +555,7 @@ type streamState struct {
 	rejections       []Rejection
 	trustVersion     string
 	certificateError string
+	encryption       Encryption
 	// idle: the proxy has all that the view has for it.
 	idle bool
 }

@@ -127,7 +127,7 @@ func (a *authority) Certificate(_ context.Context, p *resource.Proxy) (*resource
 	sealed, err := resource.Seal(name, &tlsv3.Secret{Name: name.Name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 		CertificateChain: inline(encode("CERTIFICATE", cert.Certificate[0])),
 		PrivateKey:       inline(encode("PRIVATE KEY", key)),
-	}}}, resource.Resource{})
+	}}}, resource.Resource{Expires: time.Now().Add(a.lifetime)})
 	return sealed, time.Now().Add(a.lifetime * 2 / 3), err
 }
 

@@ -43,8 +43,8 @@ type proxy struct {
 	err    error
 }
 
-// dial opens a stream with a token, as the CA bundle of the namespace's ConfigMap allows.
-func (w *world) dial(t *testing.T, ca, token string) *proxy {
+// controlPlane opens a connection to the control plane, as the CA bundle of a namespace's ConfigMap allows.
+func (w *world) controlPlane(t *testing.T, ca string) *grpc.ClientConn {
 	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(ca)) {
@@ -56,6 +56,13 @@ func (w *world) dial(t *testing.T, ca, token string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return connection
+}
+
+// dial opens a stream with a token.
+func (w *world) dial(t *testing.T, ca, token string) *proxy {
+	t.Helper()
+	connection := w.controlPlane(t, ca)
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token))
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(ctx)
 	if err != nil {

@@ -29,11 +29,20 @@ func chain(c *features.Chain) {
 	if mode == v1alpha1.AccessLogNone {
 		return
 	}
+	errors, fields := envoy.Failed(), connection()
 	if c.HTTP != nil {
-		c.HTTP.AccessLog = append(c.HTTP.AccessLog, envoy.StdoutLog(unless(mode, envoy.AnyOf(envoy.StatusAtLeast(500), envoy.Failed())), request()))
-		return
+		errors, fields = envoy.AnyOf(envoy.StatusAtLeast(500), envoy.Failed()), request()
 	}
-	c.TCP.AccessLog = append(c.TCP.AccessLog, envoy.StdoutLog(unless(mode, envoy.Failed()), connection()))
+	filter := unless(mode, errors)
+	if c.Permissive {
+		filter = envoy.AtEnd(filter) // what is reported (package plaintext) is also logged while it lasts
+	}
+	log := envoy.StdoutLog(filter, fields)
+	if c.HTTP != nil {
+		c.HTTP.AccessLog = append(c.HTTP.AccessLog, log)
+	} else {
+		c.TCP.AccessLog = append(c.TCP.AccessLog, log)
+	}
 }
 
 // unless returns the filter of mode Errors, and none for mode All.
