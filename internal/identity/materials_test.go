@@ -68,7 +68,7 @@ func TestMaterialsKeepBothRootsWhileTheyAreExchanged(t *testing.T) {
 	m, r := newMaterials(t)
 	first, second := issue(t, nil, 1000*time.Hour, nil), issue(t, nil, 1000*time.Hour, nil)
 	m.SetSecret(secret(t, Intermediate, issue(t, &first, 100*time.Hour, nil), first.crt()))
-	m.SetTrusted(m.Trust()) // as the trust ConfigMap comes back
+	m.SetTrusted(m.Trust(), m.Trust()) // as the trust ConfigMap comes back
 	m.SetSecret(secret(t, Intermediate, issue(t, &second, 100*time.Hour, nil), second.crt()))
 
 	if len(r.bundles) != 2 {
@@ -124,15 +124,16 @@ func TestServingCertificateIsExchanged(t *testing.T) {
 	root := issue(t, nil, time.Hour, nil)
 	for range 2 {
 		c := issue(t, &root, time.Hour, nil)
-		if err := s.Set(c.crt(), c.keyPEM(t), root.crt()); err != nil {
+		if err := s.offer(c.crt(), c.keyPEM(t), root.crt()); err != nil {
 			t.Fatal(err)
 		}
+		s.advance(nil, epoch)
 		got, err := s.GetCertificate(nil)
 		if err != nil || !bytes.Equal(got.Certificate[0], c.cert.Raw) {
 			t.Errorf("not the newest certificate (%v)", err)
 		}
 	}
-	if err := s.Set([]byte("x"), []byte("y"), nil); err == nil || !s.Ready() {
+	if err := s.offer([]byte("x"), []byte("y"), nil); err == nil || !s.Ready() {
 		t.Error("a broken Secret must be refused and change nothing")
 	}
 }

@@ -197,7 +197,10 @@ func (o *operator) addReconcilers() error {
 			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(certManager), CertManager: certManager, Cache: shared,
 		},
-		&controllers.Bundle{Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
+		&controllers.Bundle{
+			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Findings: &o.findings, Trust: o.xds.Trust, Proxies: o.xds.Proxies, Applier: applier(direct),
+		},
 		&controllers.Webhooks{
 			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &o.findings, Applier: applier(shared), Cache: shared,

@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 //	certificate <version>
 //	tick <duration>
 //	state                     what a status would say of it
+//	trusts                    whether it holds the view's trust bundle
 type player struct {
 	t       *testing.T
 	view    *testView
@@ -84,6 +85,8 @@ func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
 		p.now = p.now.Add(by)
 	case "state":
 		return p.state()
+	case "trusts":
+		return fmt.Sprintln(p.session.trusting())
 	default:
 		p.t.Fatalf("unknown command %q", d.Cmd)
 	}

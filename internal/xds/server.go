@@ -128,7 +128,7 @@ func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
 
 // change tells a stream that a resource may have changed, in a view that was published at a time (zero: not a change to measure).
 func (s *Server) change(t *stream, ref resource.Ref, published time.Time) {
-	t.state.SyncedRevision = s.synced(t)
+	t.state.SyncedRevision, t.state.Trust = s.synced(t), s.trust(t)
 	t.mail.change(ref, published)
 	t.wake()
 }
@@ -140,7 +140,7 @@ func (s *Server) Proxies() []ProxyState {
 	out := make([]ProxyState, 0, len(s.streams))
 	for t := range s.streams {
 		state := t.state
-		state.SyncedRevision = s.synced(t)
+		state.SyncedRevision, state.Trust = s.synced(t), s.trust(t)
 		out = append(out, state)
 	}
 	return out
@@ -153,6 +153,24 @@ func (s *Server) synced(t *stream) uint64 {
 		return s.view.Revision()
 	}
 	return t.state.SyncedRevision
+}
+
+// trust returns the version of the trust bundle that a stream's proxy holds, by the same reasoning as synced.
+func (s *Server) trust(t *stream) string {
+	if t.trusting && !t.busy && t.mail.empty() {
+		return trustOf(s.view, &t.proxy)
+	}
+	return t.state.Trust
+}
+
+// Trust returns the version of the trust bundle that proxies are sent now. Equal bundles have equal versions on every replica.
+func (s *Server) Trust() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.view == nil {
+		return ""
+	}
+	return trustOf(s.view, &resource.Proxy{Minor: s.config.MaxMinor})
 }
 
 // Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
@@ -321,8 +339,11 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 	if now.idle {
 		t.state.SyncedRevision = revision
 	}
+	if now.trusting {
+		t.state.Trust = now.trust
+	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
-	t.idle, t.busy = now.idle, false
+	t.idle, t.trusting, t.busy = now.idle, now.trusting, false
 	s.notify()
 }
 

@@ -63,8 +63,9 @@ type stream struct {
 	state ProxyState
 	// fresh are the resources that the session came to want since the last Publish.
 	fresh map[resource.Ref]struct{}
-	// idle: the last report said that all is synced; busy: mail was taken and not yet reported on.
-	idle, busy bool
+	// idle: the last report said that all is synced; trusting: that all validation contexts are; busy: mail was taken and not
+	// yet reported on.
+	idle, trusting, busy bool
 }
 
 // DeltaAggregatedResources serves one proxy.
@@ -422,6 +423,7 @@ func (t *stream) report() {
 	now := streamState{
 		pending: t.session.pending(), rejections: t.session.rejections(),
 		certificateError: t.renewal.failed, idle: t.session.synced(),
+		trusting: t.session.trusting(), trust: trustOf(t.session.view, &t.proxy),
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
@@ -439,4 +441,7 @@ type streamState struct {
 	certificateError string
 	// idle: the proxy has all that the view has for it.
 	idle bool
+	// trusting: it has all validation contexts of the view, whose trust bundle has this version.
+	trusting bool
+	trust    string
 }
