@@ -138,7 +138,15 @@ test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs
 	  TULLE_STATE="$$(mktemp -d)"; export TULLE_STATE; trap '$(LAB) down; rm -rf "$$TULLE_STATE"' EXIT; \
 	  go run ./test/demo install; eval "$$($(LAB) env)"; \
 	fi; \
-	go test -count=1 -parallel 4 -timeout 15m ./test/e2e/...
+	go run ./test/demo previous; \
+	go test -count=1 -parallel 4 -timeout $(E2E_TIMEOUT) $(E2E_FLAGS) ./test/e2e/...
+
+E2E_TIMEOUT := 20m
+
+# An hour of it, with the lifetimes that it stands for.
+.PHONY: soak
+soak: ## Rotate ten-minute certificates for an hour under load, on a cluster as test-e2e has it (70 min).
+	TULLE_CERTIFICATE_LIFETIME=10m $(MAKE) --no-print-directory test-e2e E2E_TIMEOUT=100m E2E_FLAGS='-v -run ^TestCertificatesUnderPressure$$$$'
 
 .PHONY: test-demo
 test-demo: $(LAB) ## The demo on a cluster of which it knows KUBECONFIG and a registry only; the lab plays that cluster (needs root).

@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+)
+
+// everything is a Mesh with every field that the previous version has.
+const everything = `
+apiVersion: mesh.tulle.dev/v1alpha1
+kind: Mesh
+metadata: {name: mesh}
+spec:
+  proxy:
+    podSelector: {matchExpressions: [{key: app, operator: Exists}]}
+    resources: {requests: {cpu: 10m, memory: 32Mi}}
+    concurrency: 1
+    logLevel: Warning
+    drainDuration: 4s
+  mtls: {mode: Strict, ports: [{port: 9999, mode: Permissive}]}
+  observability: {accessLog: {mode: All}}
+  services:
+  - name: details
+    ports: [{port: 9080, protocol: HTTP}]
+    versions: [{name: v1, labels: {app: details}}]
+    routes:
+    - name: testers
+      match: [{headers: [{name: end-user, value: jas.*, type: RegularExpression}]}]
+      to: [{version: v1, weight: 3}]
+    - name: rest
+      to: [{version: v1}]`
+
+const everythingMeshWide = `
+apiVersion: mesh.tulle.dev/v1alpha1
+kind: Mesh
+metadata: {name: mesh}
+spec:
+  mtls: {mode: Permissive}
+  meshWide:
+    trust: {domain: example.test, certificateDuration: 1h30m}
+    network: {serviceRanges: [10.200.0.0/16], podRanges: [10.201.0.0/16], serverFirstPorts: [7777]}`
+
+// TestUpgradeAndBack: the previous version, installed as its users did, is replaced by this one under load: the operator first, then
+// the proxies, one workload at a time, so that old and new ones talk to each other and to the new operator; then all the way back.
+// What the old version stored is what the new one reads. No request fails.
+func TestUpgradeAndBack(t *testing.T) {
+	c := connect(t)
+	c.requireOwnTulle(t)
+	current, previous := c.withImages(c.manifests("dist", "install.yaml")), c.manifests("bin", "previous.yaml")
+	c.uninstall(current)
+	t.Cleanup(func() {
+		c.kubectl("delete", "mesh", "--all")
+		c.inSystem().kubectl("delete", "mesh", "mesh", "--ignore-not-found")
+		c.install(current)
+		c.kubectl("label", "--field-manager=tulle-demo", "namespace", system, "mesh.tulle.dev/demo=true")
+	})
+	c.install(previous)
+	c.inSystem().apply(everythingMeshWide)
+	c.apply(everything, app{name: "details", replicas: 2}.manifest(), tcpService("details"),
+		loader("kept", "http://details:9080/details/0"), loader("fresh", "http://details-tcp:9080/details/0"))
+	c.rollout("details", "kept", "fresh")
+	c.wait("condition=Ready", "mesh/mesh")
+	stored, root := c.mesh("mesh"), c.inSystem().mesh("mesh")
+
+	c.startLoads()
+	c.replaceTulle("the new operator", current)
+	c.wantRead(stored, root)
+	c.restartInTurn("new proxies")
+	c.wait("condition=Ready", "mesh/mesh")
+	c.replaceTulle("the old operator", previous)
+	c.wantRead(stored, root)
+	c.restartInTurn("old proxies")
+	c.wait("condition=Ready", "mesh/mesh")
+	c.endLoad("at the end", "kept")
+	c.endLoad("at the end", "fresh")
+}
+
+func (c *cluster) startLoads() {
+	c.t.Helper()
+	c.startLoad("kept", "-rate=50")
+	c.startLoad("fresh", "-rate=20", "-fresh")
+}
+
+// endLoad ends a load and checks that nothing failed.
+func (c *cluster) endLoad(when, name string) {
+	c.t.Helper()
+	r := c.loadFrom(name, "-stop")
+	c.t.Logf("%s: %s had %d requests answered", when, name, r.Succeeded)
+	if r.Sent == 0 || r.Succeeded != r.Sent {
+		c.t.Errorf("%s: %d of %d requests of %s succeeded: %v, the last failure: %s", when, r.Succeeded, r.Sent, name, r.Statuses, r.LastError)
+	}
+}
+
+// replaceTulle installs the other version and waits until its operator has programmed all proxies as they are.
+func (c *cluster) replaceTulle(by, manifests string) {
+	c.t.Helper()
+	c.install(manifests)
+	image := c.inSystem().kubectl("get", "deployment", "tulle-manager", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+	c.eventually(by+" to have all proxies", func() bool {
+		for _, pod := range c.inSystem().pods("") {
+			if pod.Spec.Containers[0].Image != image {
+				return false
+			}
+		}
+		p := c.mesh("mesh").Status.Proxies
+		return p != nil && p.Connected == 4 && p.Programmed == 4 && p.Rejected == 0
+	})
+	// Its own sidecars differ from those that run, at least by the image of the init container.
+	c.eventually(by+" to name the pods with sidecars of another version", func() bool {
+		condition := meta.FindStatusCondition(c.mesh("mesh").Status.Conditions, v1alpha1.ConditionInjected)
+		return condition != nil && condition.Status == metav1.ConditionFalse && strings.Contains(condition.Message, "4 of 4 pods")
+	})
+}
+
+// wantRead checks that a version reads what the other stored, says so, and takes it as it is.
+func (c *cluster) wantRead(stored, root *v1alpha1.Mesh) {
+	c.t.Helper()
+	for _, o := range []struct {
+		c        *cluster
+		was      *v1alpha1.Mesh
+		manifest string
+	}{{c, stored, everything}, {c.inSystem(), root, everythingMeshWide}} {
+		now := o.c.mesh("mesh")
+		if !equality.Semantic.DeepEqual(now.Spec, o.was.Spec) || now.Generation != o.was.Generation {
+			c.t.Errorf("Mesh %s/%s of generation %d became generation %d:\n%s\nwas\n%s", now.Namespace, now.Name, o.was.Generation, now.Generation, text(now.Spec), text(o.was.Spec))
+		}
+		accepted := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionAccepted)
+		if accepted == nil || accepted.Status != metav1.ConditionTrue || accepted.ObservedGeneration != now.Generation {
+			c.t.Errorf("Mesh %s/%s: Accepted is %+v", now.Namespace, now.Name, accepted)
+		}
+		if _, err := o.c.try([]byte(o.manifest), "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"); err != nil {
+			c.t.Errorf("it can't be applied again: %v", err)
+		}
+	}
+}
+
+func text(v any) string {
+	out, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(out)
+}
+
+// restartInTurn gives each workload the sidecars of the operator that runs: the servers first, pod by pod, then each client
+// while the other goes on.
+func (c *cluster) restartInTurn(which string) {
+	c.t.Helper()
+	c.kubectl("rollout", "restart", "deployment/details")
+	c.rollout("details")
+	for _, client := range []string{"fresh", "kept"} {
+		c.endLoad(fmt.Sprintf("%s at the servers", which), client)
+		c.kubectl("rollout", "restart", "deployment/"+client)
+		c.rollout(client)
+		if client == "fresh" {
+			c.startLoad("fresh", "-rate=20", "-fresh")
+		} else {
+			c.startLoad("kept", "-rate=50")
+		}
+	}
+}
