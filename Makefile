@@ -134,11 +134,11 @@ test-integration: $(LAB) ## Controllers and webhooks against a real API server, 
 
 .PHONY: test-e2e
 test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs root), or that of KUBECONFIG.
-	@if [ -n "$$KUBECONFIG" ]; then go run ./test/demo install; else \
+	@own=; if [ -z "$$KUBECONFIG" ]; then own=1; \
 	  TULLE_STATE="$$(mktemp -d)"; export TULLE_STATE; trap '$(LAB) down; rm -rf "$$TULLE_STATE"' EXIT; \
-	  go run ./test/demo install; eval "$$($(LAB) env)"; \
 	fi; \
-	go run ./test/demo previous; \
+	go run ./test/demo install; go run ./test/demo previous; \
+	if [ -n "$$own" ]; then eval "$$($(LAB) env)"; fi; \
 	go test -count=1 -parallel 4 -timeout $(E2E_TIMEOUT) $(E2E_FLAGS) ./test/e2e/...
 
 E2E_TIMEOUT := 20m

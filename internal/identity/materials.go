@@ -21,10 +21,11 @@ type Materials struct {
 	Webhook      *Serving
 	ControlPlane *Serving
 
-	now      func() time.Time
-	log      *slog.Logger
-	onTrust  func(bundle []byte)
-	onChange func()
+	now       func() time.Time
+	log       *slog.Logger
+	onTrust   func(bundle []byte)
+	onReissue func(over time.Duration)
+	onChange  func()
 
 	mu           sync.Mutex
 	domain       string
@@ -37,29 +38,42 @@ type Materials struct {
 	bundleErr    string // what was left out
 }
 
-// NewMaterials returns materials that hold nothing yet. onTrust is given each new trust bundle, onChange is called
-// after each change; neither may call back.
-func NewMaterials(now func() time.Time, log *slog.Logger, onTrust func(bundle []byte), onChange func()) *Materials {
+// maxReissue is over how long at most all workload certificates are made anew.
+const maxReissue = 10 * time.Minute
+
+// NewMaterials returns materials that hold nothing yet. onTrust is given each new trust bundle, onReissue is told when proxies should not
+// wait for the renewal of what they have, and over how long theirs should be made anew; onChange is called after each change. None
+// may call back.
+func NewMaterials(
+	now func() time.Time, log *slog.Logger, onTrust func(bundle []byte), onReissue func(over time.Duration), onChange func(),
+) *Materials {
 	return &Materials{
 		Signer: NewSigner(now), Webhook: NewServing(WebhookCertificate), ControlPlane: NewServing(ControlPlaneCertificate),
-		now: now, log: log, onTrust: onTrust, onChange: onChange,
+		now: now, log: log, onTrust: onTrust, onReissue: onReissue, onChange: onChange,
 	}
 }
 
-// SetTerms sets the trust domain and the lifetime of the next workload certificates.
+// SetTerms sets the trust domain and the lifetime of the next workload certificates. A shorter one than before, and
+// another domain, hold for those that proxies have, too.
 func (m *Materials) SetTerms(domain string, lifetime time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, renamed := m.Signer.lifetime(), m.domain != "" && m.domain != domain
 	if err := m.Signer.SetTerms(domain, lifetime); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.domain != domain {
 		m.domain = domain
 		m.readIntermediate()
 		m.advance()
 	}
+	if lifetime < before || renamed {
+		m.reissue()
+	}
 	return nil
 }
+
+func (m *Materials) reissue() { m.onReissue(min(m.Signer.lifetime()/10, maxReissue)) }
 
 // SetSecret takes a Secret of cert-manager's in. One that can't be used is logged and, for the intermediate, told by
 // State; what was there before stays in use.
@@ -140,8 +154,13 @@ func (m *Materials) advance() bool {
 	webhook, controlPlane := m.Webhook.advance(m.known, now), m.ControlPlane.advance(m.known, now)
 	signs := m.next != nil && m.waiting(now) == ""
 	if signs {
+		before := m.Signer.Authority()
 		m.Signer.SetAuthority(m.next)
 		m.next = nil
+		if before != nil && !bytes.Equal(before.Roots(), m.Signer.Authority().Roots()) {
+			m.log.Info("a new root signs: the certificates of all proxies are made anew")
+			m.reissue()
+		}
 	}
 	return webhook || controlPlane || signs
 }

@@ -57,7 +57,7 @@ func newMaterials(t *testing.T) (*Materials, *recorder) {
 	t.Helper()
 	r := &recorder{}
 	m := NewMaterials(clock, slog.New(slog.NewTextHandler(&r.log, nil)),
-		func(b []byte) { r.bundles = append(r.bundles, b) }, func() { r.changes++ })
+		func(b []byte) { r.bundles = append(r.bundles, b) }, func(time.Duration) {}, func() { r.changes++ })
 	if err := m.SetTerms("cluster.local", time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestWatchFeedsMaterials(t *testing.T) {
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: TrustConfigMap}, Data: map[string]string{CAKey: string(old.crt())}},
 	)
 	changed := make(chan struct{}, 16)
-	m := NewMaterials(clock, slog.New(slog.DiscardHandler), func([]byte) {}, func() { changed <- struct{}{} })
+	m := NewMaterials(clock, slog.New(slog.DiscardHandler), func([]byte) {}, func(time.Duration) {}, func() { changed <- struct{}{} })
 	if err := m.SetTerms("cluster.local", time.Hour); err != nil {
 		t.Fatal(err)
 	}

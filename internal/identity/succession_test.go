@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,15 +15,17 @@ import (
 // stage is materials whose clock tests set.
 type stage struct {
 	*Materials
-	now     time.Time
-	bundles [][]byte
+	now      time.Time
+	bundles  [][]byte
+	reissues []time.Duration
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{now: epoch}
 	s.Materials = NewMaterials(func() time.Time { return s.now }, slog.New(slog.DiscardHandler),
-		func(b []byte) { s.bundles = append(s.bundles, b) }, func() {})
+		func(b []byte) { s.bundles = append(s.bundles, b) },
+		func(over time.Duration) { s.reissues = append(s.reissues, over) }, func() {})
 	if err := s.SetTerms("cluster.local", time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -82,10 +85,29 @@ func TestNewRootIsUsedWhenItIsKnown(t *testing.T) {
 
 	s.SetTrusted(s.Trust(), first.crt())
 	s.wantUse(t, "while the ConfigMap only trusts it", first)
+	if len(s.reissues) != 0 {
+		t.Error("certificates are made anew under the old root")
+	}
 	s.SetTrusted(s.Trust(), s.Trust())
 	s.wantUse(t, "once it is known", second)
 	if got := s.Waiting(); got != "" {
 		t.Errorf("nothing waits, but %q", got)
+	}
+	if !slices.Equal(s.reissues, []time.Duration{6 * time.Minute}) {
+		t.Errorf("certificates that live an hour are made anew over %v, want once, over 6 minutes", s.reissues)
+	}
+}
+
+// A lifetime that becomes shorter holds for the certificates that proxies have; one that becomes longer waits for their renewal.
+func TestShorterLifetimeHoldsAtOnce(t *testing.T) {
+	s := newStage(t)
+	for _, lifetime := range []time.Duration{24 * time.Hour, 10 * time.Minute, 10 * time.Minute, time.Hour} {
+		if err := s.SetTerms("cluster.local", lifetime); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(s.reissues, []time.Duration{time.Minute}) {
+		t.Errorf("made anew over %v, want once, over a minute", s.reissues)
 	}
 }
 

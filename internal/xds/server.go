@@ -192,6 +192,18 @@ func (s *Server) Disconnect(uid string) {
 	}
 }
 
+// Reissue has the certificates of all connected proxies made anew before they are due, spread evenly over a duration.
+func (s *Server) Reissue(over time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, n := time.Now(), 0
+	for t := range s.streams {
+		t.mail.renewBy = now.Add(over * time.Duration(n) / time.Duration(len(s.streams)))
+		t.wake()
+		n++
+	}
+}
+
 // Serve serves on a listener until ctx is done, then ends the streams, so that the proxies go to another replica, and returns.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	g := grpc.NewServer(s.options()...)
@@ -358,6 +370,8 @@ type mail struct {
 	// since is when the oldest of the changes was published.
 	since   time.Time
 	learned []learning
+	// renewBy is when a new certificate is wanted; zero: when it is due. It is no change of what the proxy should have.
+	renewBy time.Time
 }
 
 func (m *mail) change(ref resource.Ref, published time.Time) {

@@ -309,6 +309,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 func (t *stream) exchange() {
 	for {
 		view, m := t.server.exchange(t, t.session.takeInterest(), t.session.view.Revision())
+		t.renewal.hasten(m.renewBy)
 		if m.empty() && view.Revision() == t.session.view.Revision() {
 			return
 		}

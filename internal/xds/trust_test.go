@@ -1,7 +1,10 @@
 package xds
 
 import (
+	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -39,6 +42,24 @@ func TestProxiesTellTheirTrustBundle(t *testing.T) {
 	// What is no concern of the proxy changes nothing.
 	r.publish(view, "secret service 1")
 	holds("2")
+}
+
+// All proxies get another certificate when they should, however far their renewal is.
+func TestReissue(t *testing.T) {
+	var made atomic.Int32
+	r := start(t, func(c *Config) {
+		c.Certificates = signer(func(*resource.Proxy) (*resource.Resource, time.Time, error) {
+			return testResource(workload, fmt.Sprint(made.Add(1))), time.Now().Add(time.Hour), nil
+		})
+	})
+	r.publish(newTestView())
+	c := r.connect(t, "cart-1")
+	c.request("secret", "+workload")
+	c.want("secret workload@1")
+	r.Reissue(0)
+	c.want("secret workload@2")
+	r.Reissue(time.Second)
+	c.want("secret workload@3")
 }
 
 // Before the first view there is no bundle.

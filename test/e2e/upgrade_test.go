@@ -52,17 +52,17 @@ spec:
 // the proxies, one workload at a time, so that old and new ones talk to each other and to the new operator; then all the way back.
 // What the old version stored is what the new one reads. No request fails.
 func TestUpgradeAndBack(t *testing.T) {
-	c := connect(t)
-	c.requireOwnTulle(t)
-	current, previous := c.withImages(c.manifests("dist", "install.yaml")), c.manifests("bin", "previous.yaml")
-	c.uninstall(current)
+	before := connect(t)
+	before.requireOwnTulle(t)
+	current, previous := before.withImages(before.manifests("dist", "install.yaml")), before.manifests("bin", "previous.yaml")
+	before.uninstall(current)
 	t.Cleanup(func() {
-		c.kubectl("delete", "mesh", "--all")
-		c.inSystem().kubectl("delete", "mesh", "mesh", "--ignore-not-found")
-		c.install(current)
-		c.kubectl("label", "--field-manager=tulle-demo", "namespace", system, "mesh.tulle.dev/demo=true")
+		before.kubectl("delete", "mesh", "--all", "--all-namespaces")
+		before.install(current)
+		before.kubectl("label", "--field-manager=tulle-demo", "namespace", system, "mesh.tulle.dev/demo=true")
 	})
-	c.install(previous)
+	before.install(previous)
+	c := connect(t)
 	c.inSystem().apply(everythingMeshWide)
 	c.apply(everything, app{name: "details", replicas: 2}.manifest(), tcpService("details"),
 		loader("kept", "http://details:9080/details/0"), loader("fresh", "http://details-tcp:9080/details/0"))

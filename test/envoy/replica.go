@@ -79,7 +79,7 @@ func (w *World) newReplica() (*replica, error) {
 			}
 			return p, ok
 		}},
-		Certificates: w.meshCA,
+		Certificates: w.certificates(),
 		MinMinor:     38, MaxMinor: 40,
 		Credentials: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}),
 		Log:         slog.New(slog.NewTextHandler(log, nil)),

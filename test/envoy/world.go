@@ -49,6 +49,7 @@ type options struct {
 	version   Version
 	moreStats []string
 	view      ViewWrapper
+	signers   *Signers
 }
 
 // Option changes how a world starts.

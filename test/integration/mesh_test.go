@@ -37,6 +37,7 @@ func TestMesh(t *testing.T) {
 		{"service that comes and goes", testService},
 		{"object of a person", testForeignObject},
 		{"tokens", testTokens},
+		{"keys", func(t *testing.T, w *world) { testKeys(t, w, op) }},
 		{"replacement", func(t *testing.T, w *world) { testReplacement(t, w, op) }},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.test(t, w.in(t)) })
