@@ -65,7 +65,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	c := connect(t)
 	c.inSystem().apply(everythingMeshWide)
 	c.apply(everything, app{name: "details", replicas: 2}.manifest(), tcpService("details"),
-		loader("kept", "http://details:9080/details/0"), loader("fresh", "http://details-tcp:9080/details/0"))
+		loader("kept", "http://details:9080/details/0"), loader("fresh", fmt.Sprintf("http://details-tcp:%d/details/0", tcpPort)))
 	c.rollout("details", "kept", "fresh")
 	c.wait("condition=Ready", "mesh/mesh")
 	stored, root := c.mesh("mesh"), c.inSystem().mesh("mesh")
