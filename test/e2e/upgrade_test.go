@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -114,8 +113,8 @@ func (c *cluster) replaceTulle(by, manifests string) {
 	})
 	// Its own sidecars differ from those that run, at least by the image of the init container.
 	c.eventually(by+" to name the pods with sidecars of another version", func() bool {
-		condition := meta.FindStatusCondition(c.mesh("mesh").Status.Conditions, v1alpha1.ConditionInjected)
-		return condition != nil && condition.Status == metav1.ConditionFalse && strings.Contains(condition.Message, "4 of 4 pods")
+		p := c.mesh("mesh").Status.Proxies
+		return p.Expected == 4 && p.Injected == 0 && meta.IsStatusConditionFalse(c.mesh("mesh").Status.Conditions, v1alpha1.ConditionInjected)
 	})
 }
 
