@@ -29,14 +29,17 @@ type Materials struct {
 
 	mu           sync.Mutex
 	domain       string
-	intermediate map[string][]byte // the Secret's data
-	next         *Authority        // what it holds, when it must not sign yet
+	intermediate *secretData
+	next         *Authority // what it holds, when it must not sign yet
 	authorityErr error
 	trusted      []byte  // PEM of the trust ConfigMap
 	known        rootSet // roots that are known everywhere; nil without a ConfigMap
 	bundle       []byte
 	bundleErr    string // what was left out
 }
+
+// secretData is what a Secret of cert-manager's holds.
+type secretData struct{ crt, key, ca []byte }
 
 // maxReissue is over how long at most all workload certificates are made anew.
 const maxReissue = 10 * time.Minute
@@ -83,24 +86,28 @@ func (m *Materials) SetSecret(secret *corev1.Secret) {
 	if len(crt) == 0 {
 		return // cert-manager is still waiting for the issuer
 	}
+	if err := m.takeSecret(secret.Name, crt, key, ca); err != nil {
+		m.log.Error("cannot use a certificate", "secret", secret.Namespace+"/"+secret.Name, "error", err)
+	}
+	m.onChange()
+}
+
+func (m *Materials) takeSecret(name string, crt, key, ca []byte) error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	var err error
-	switch secret.Name {
+	switch name {
 	case WebhookCertificate:
 		err = m.Webhook.offer(crt, key, ca)
 	case ControlPlaneCertificate:
 		err = m.ControlPlane.offer(crt, key, ca)
 	case Intermediate:
-		m.intermediate = data
+		m.intermediate = &secretData{crt, key, ca}
 		m.readIntermediate()
 		err = m.authorityErr
 	}
 	m.advance()
-	m.mu.Unlock()
-	if err != nil {
-		m.log.Error("cannot use a certificate", "secret", secret.Namespace+"/"+secret.Name, "error", err)
-	}
-	m.onChange()
+	return err
 }
 
 // readIntermediate makes the intermediate's Secret the next authority.
@@ -108,7 +115,7 @@ func (m *Materials) readIntermediate() {
 	if m.intermediate == nil || m.domain == "" {
 		return
 	}
-	authority, err := ParseAuthority(m.intermediate[corev1.TLSCertKey], m.intermediate[corev1.TLSPrivateKeyKey], m.intermediate[CAKey], m.domain, m.now())
+	authority, err := ParseAuthority(m.intermediate.crt, m.intermediate.key, m.intermediate.ca, m.domain, m.now())
 	m.authorityErr = err
 	if err == nil {
 		m.next = authority
@@ -118,33 +125,42 @@ func (m *Materials) readIntermediate() {
 // SetTrusted takes in the operator's trust ConfigMap: the roots that the mesh trusts, and those of them that are known everywhere; nil, as
 // older versions of Tulle leave it, is all of them.
 func (m *Materials) SetTrusted(trusted, known []byte) {
-	m.mu.Lock()
-	m.trusted, m.known = trusted, newRootSet(trusted)
+	set := newRootSet(trusted)
 	if known != nil {
-		m.known = newRootSet(known)
+		set = newRootSet(known)
 	}
-	m.advance()
-	m.mu.Unlock()
+	m.setTrusted(trusted, set)
 	m.onChange()
 }
 
 // ForgetTrusted drops the roots of the trust ConfigMap, which is gone. What is in use is made known again by the next one.
 func (m *Materials) ForgetTrusted() {
-	m.mu.Lock()
-	m.trusted = nil
-	m.advance()
-	m.mu.Unlock()
+	m.setTrusted(nil, nil)
 	m.onChange()
+}
+
+// setTrusted keeps what is known when that is nil.
+func (m *Materials) setTrusted(trusted []byte, known rootSet) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trusted = trusted
+	if known != nil {
+		m.known = known
+	}
+	m.advance()
 }
 
 // Refresh drops roots that have expired since, and uses what has been held back long enough.
 func (m *Materials) Refresh() {
-	m.mu.Lock()
-	changed := m.advance()
-	m.mu.Unlock()
-	if changed {
+	if m.refresh() {
 		m.onChange()
 	}
+}
+
+func (m *Materials) refresh() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.advance()
 }
 
 // advance tells the proxies of new roots and uses what may be used now. It reports whether it did.
