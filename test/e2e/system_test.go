@@ -88,7 +88,7 @@ func (c *cluster) install(manifests string) {
 // uninstall removes Tulle, its Meshes and its certificates.
 func (c *cluster) uninstall(manifests string) {
 	c.t.Helper()
-	if _, err := c.try([]byte(manifests), "delete", "--ignore-not-found", "--timeout="+patience.String(), "-f", "-"); err != nil {
+	if _, err := c.inSystem().try([]byte(manifests), "delete", "--ignore-not-found", "--timeout="+patience.String(), "-f", "-"); err != nil {
 		c.t.Fatal(err)
 	}
 }
