@@ -42,9 +42,10 @@ type Bundle struct {
 	Materials        *identity.Materials
 	MaterialsChanged *Signal
 	Findings         *Findings
-	// Trust returns the version of the trust bundle in what proxies are sent, Proxies which one each connected proxy holds.
-	Trust   func() string
-	Proxies func() []xds.ProxyState
+	// Trust returns the version of the trust bundle in what proxies are sent.
+	Trust func() string
+	// Proxies returns the state of all connected proxies, of all replicas, or why it can't be known.
+	Proxies func(*model.Snapshot) ([]xds.ProxyState, error)
 	// Applier reads directly.
 	Applier *Applier
 }
@@ -100,7 +101,11 @@ func (b *Bundle) waiting(roots []byte, now time.Time) string {
 	if snapshot == nil || !bytes.Equal(snapshot.Reader().MeshWide().TrustBundle, roots) {
 		return "proxies are about to be told of a new root"
 	}
-	if behind := laggards(b.Proxies(), b.Trust()); len(behind) > 0 {
+	proxies, err := b.Proxies(snapshot)
+	if err != nil {
+		return "nobody knows which proxies have acknowledged a new root: " + err.Error()
+	}
+	if behind := laggards(proxies, b.Trust()); len(behind) > 0 {
 		return fmt.Sprintf("%d of the proxies have not acknowledged a new root yet: %s", len(behind), strings.Join(behind[:min(len(behind), maxLaggards)], ", "))
 	}
 	if from, ok := b.Findings.carried(webhooksCarry, roots); !ok || now.Before(from.Add(apiServersHear)) {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"testing"
 	"time"
@@ -41,9 +42,10 @@ func TestNewRootWaitsForEverybody(t *testing.T) {
 	both = append(both, old...)
 	builder := model.NewBuilder(model.Config{OperatorNamespace: "tulle-system"})
 	var proxies []xds.ProxyState
+	var silent error
 	b := &Bundle{
 		World: &World{}, Findings: &Findings{},
-		Trust: func() string { return "both" }, Proxies: func() []xds.ProxyState { return proxies },
+		Trust: func() string { return "both" }, Proxies: func(*model.Snapshot) ([]xds.ProxyState, error) { return proxies, silent },
 	}
 	now := time.Now()
 	publish := func(trust []byte) {
@@ -64,8 +66,12 @@ func TestNewRootWaitsForEverybody(t *testing.T) {
 	}{
 		{"nothing is published", func() {}, "proxies are about to be told of a new root"},
 		{"the old bundle is published", func() { publish(old) }, "proxies are about to be told of a new root"},
-		{"two proxies are behind", func() {
+		{"a replica is silent", func() {
 			publish(both)
+			silent = errors.New("tulle-manager-b reports nothing")
+		}, "nobody knows which proxies have acknowledged a new root: tulle-manager-b reports nothing"},
+		{"two proxies are behind", func() {
+			silent = nil
 			proxies = []xds.ProxyState{proxy("b", "old"), proxy("c", "both"), proxy("a", "old")}
 		}, "2 of the proxies have not acknowledged a new root yet: shop/a, shop/b"},
 		{"all proxies trust", func() { proxies = []xds.ProxyState{proxy("b", "both")} }, "the API server is being told of a new root"},

@@ -199,7 +199,8 @@ func (o *operator) addReconcilers() error {
 		},
 		&controllers.Bundle{
 			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
-			Findings: &o.findings, Trust: o.xds.Trust, Proxies: o.xds.Proxies, Applier: applier(direct),
+			Findings: &o.findings, Trust: o.xds.Trust, Applier: applier(direct),
+			Proxies: func(*model.Snapshot) ([]xds.ProxyState, error) { return o.xds.Proxies(), nil },
 		},
 		&controllers.Webhooks{
 			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
