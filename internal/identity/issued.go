@@ -39,7 +39,9 @@ type Issuance struct {
 	Authority *Authority
 	// AuthorityError says why the intermediate's Secret can't be used.
 	AuthorityError error
-	// Waiting says why what it holds must not be used yet; empty when it is in use.
+	// Unusable says why the newest certificate of a server can't be used.
+	Unusable error
+	// Waiting says why what the intermediate's Secret holds must not be used yet; empty when it is in use.
 	Waiting string
 	// Conflict names an object of ours that somebody else made; ApplyError says why one can't be made for other reasons.
 	Conflict, ApplyError error
@@ -116,6 +118,8 @@ func (i Issuance) authority() (reason, message string) {
 			i.issuerName(), i.AuthorityError, i.meanwhile())
 	case i.AuthorityError != nil:
 		return ReasonNotIssued, fmt.Sprintf("Secret %s/%s: %v%s", i.Options.Namespace, Intermediate, i.AuthorityError, i.meanwhile())
+	case i.Unusable != nil:
+		return ReasonNotIssued, fmt.Sprintf("%v; the certificate before serves on", i.Unusable)
 	}
 	return "", ""
 }

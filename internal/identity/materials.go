@@ -32,10 +32,13 @@ type Materials struct {
 	intermediate *secretData
 	next         *Authority // what it holds, when it must not sign yet
 	authorityErr error
-	trusted      []byte  // PEM of the trust ConfigMap
-	known        rootSet // roots that are known everywhere; nil without a ConfigMap
-	bundle       []byte
-	bundleErr    string // what was left out
+	// webhookErr and controlPlaneErr say why the newest of these can't be used.
+	webhookErr, controlPlaneErr error
+
+	trusted   []byte  // PEM of the trust ConfigMap
+	known     rootSet // roots that are known everywhere; nil without a ConfigMap
+	bundle    []byte
+	bundleErr string // what was left out
 }
 
 // secretData is what a Secret of cert-manager's holds.
@@ -78,8 +81,8 @@ func (m *Materials) SetTerms(domain string, lifetime time.Duration) error {
 
 func (m *Materials) reissue() { m.onReissue(min(m.Signer.lifetime()/10, maxReissue)) }
 
-// SetSecret takes a Secret of cert-manager's in. One that can't be used is logged and, for the intermediate, told by
-// State; what was there before stays in use.
+// SetSecret takes a Secret of cert-manager's in. One that can't be used is logged and told by
+// Authority or Unusable; what was there before stays in use.
 func (m *Materials) SetSecret(secret *corev1.Secret) {
 	data := secret.Data
 	crt, key, ca := data[corev1.TLSCertKey], data[corev1.TLSPrivateKeyKey], data[CAKey]
@@ -99,8 +102,10 @@ func (m *Materials) takeSecret(name string, crt, key, ca []byte) error {
 	switch name {
 	case WebhookCertificate:
 		err = m.Webhook.offer(crt, key, ca)
+		m.webhookErr = err
 	case ControlPlaneCertificate:
 		err = m.ControlPlane.offer(crt, key, ca)
+		m.controlPlaneErr = err
 	case Intermediate:
 		m.intermediate = &secretData{crt, key, ca}
 		m.readIntermediate()
@@ -108,6 +113,13 @@ func (m *Materials) takeSecret(name string, crt, key, ca []byte) error {
 	}
 	m.advance()
 	return err
+}
+
+// Unusable returns why the newest certificate of one of the servers can't be used; what was there before serves on.
+func (m *Materials) Unusable() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return errors.Join(m.controlPlaneErr, m.webhookErr)
 }
 
 // readIntermediate makes the intermediate's Secret the next authority.

@@ -138,6 +138,23 @@ func TestServingCertificateIsExchanged(t *testing.T) {
 	}
 }
 
+// A Secret that a server can't use is told of until there is one that it can.
+func TestUnusableServingCertificateIsTold(t *testing.T) {
+	m, _ := newMaterials(t)
+	root := issue(t, nil, 1000*time.Hour, nil)
+	good := issue(t, &root, time.Hour, nil)
+	m.SetSecret(secret(t, WebhookCertificate, good, root.crt()))
+	broken := secret(t, WebhookCertificate, good, nil)
+	m.SetSecret(broken)
+	if err := m.Unusable(); err == nil || !strings.Contains(err.Error(), "secret tulle-webhook-tls: ca.crt is empty") || !m.Webhook.Ready() {
+		t.Errorf("unusable: %v; serves: %t", err, m.Webhook.Ready())
+	}
+	m.SetSecret(secret(t, WebhookCertificate, good, root.crt()))
+	if err := m.Unusable(); err != nil {
+		t.Errorf("still unusable: %v", err)
+	}
+}
+
 func TestWatchFeedsMaterials(t *testing.T) {
 	root := issue(t, nil, 1000*time.Hour, nil)
 	serving := issue(t, &root, time.Hour, nil)
