@@ -26,8 +26,9 @@ spec:
   mtls: {mode: Strict, ports: [{port: 9999, mode: Permissive}]}
   observability: {accessLog: {mode: All}}
   services:
-  - name: details
+  - name: kept
     ports: [{port: 9080, protocol: HTTP}]
+  - name: details
     versions: [{name: v1, labels: {app: details}}]
     routes:
     - name: testers
