@@ -3,8 +3,11 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strconv"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -102,21 +105,49 @@ func (c *cluster) endLoad(when, name string) {
 func (c *cluster) replaceTulle(by, manifests string) {
 	c.t.Helper()
 	c.install(manifests)
-	image := c.inSystem().kubectl("get", "deployment", "tulle-manager", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+	image := c.operatorImage()
 	c.eventually(by+" to have all proxies", func() bool {
+		streams := 0
 		for _, pod := range c.inSystem().pods("") {
 			if pod.Spec.Containers[0].Image != image {
 				return false
 			}
+			streams += c.metric(pod, "tulle_xds_streams")
 		}
-		p := c.mesh("mesh").Status.Proxies
-		return p != nil && p.Connected == 4 && p.Programmed == 4 && p.Rejected == 0
+		return streams == 4
 	})
-	// Its own sidecars differ from those that run, at least by the image of the init container.
-	c.eventually(by+" to name the pods with sidecars of another version", func() bool {
+	c.eventually("all proxies to take what "+by+" sends", func() bool {
 		p := c.mesh("mesh").Status.Proxies
-		return p.Expected == 4 && p.Injected == 0 && meta.IsStatusConditionFalse(c.mesh("mesh").Status.Conditions, v1alpha1.ConditionInjected)
+		return p != nil && p.Connected == 4 && p.Programmed == 4
 	})
+	for _, pod := range c.inSystem().pods("") {
+		if refused := c.metric(pod, `tulle_xds_nacks_total\{[^}]*\}`); refused > 0 {
+			c.t.Errorf("%s: proxies refused %d responses", by, refused)
+		}
+	}
+}
+
+// operatorImage is that of the version which is installed; its init containers have it too.
+func (c *cluster) operatorImage() string {
+	c.t.Helper()
+	return c.inSystem().kubectl("get", "deployment", "tulle-manager", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+}
+
+// metric is the sum of a metric of an operator's pod; 0 while it can't be asked.
+func (c *cluster) metric(pod corev1.Pod, pattern string) int {
+	text, err := c.try(nil, "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:8080/proxy/metrics", pod.Namespace, pod.Name))
+	if err != nil {
+		return 0
+	}
+	sum := 0
+	for _, found := range regexp.MustCompile(`(?m)^`+pattern+` (\d+)$`).FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(found[1])
+		if err != nil {
+			return 0
+		}
+		sum += n
+	}
+	return sum
 }
 
 // wantRead checks that a version reads what the other stored, says so, and takes it as it is.
@@ -200,6 +231,11 @@ func (c *cluster) restartInTurn(which string) {
 			c.startLoad("fresh", "-rate=20", "-fresh")
 		} else {
 			c.startLoad("kept", "-rate=50")
+		}
+	}
+	for _, pod := range c.pods("") {
+		if image := pod.Spec.InitContainers[0].Image; image != c.operatorImage() {
+			c.t.Errorf("%s: pod %s was injected by %s", which, pod.Name, image)
 		}
 	}
 }
