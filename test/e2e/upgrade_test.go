@@ -59,7 +59,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	current, previous := before.withImages(before.manifests("dist", "install.yaml")), before.manifests("bin", "previous.yaml")
 	before.uninstall(current)
 	t.Cleanup(func() {
-		before.kubectl("delete", "mesh", "--all", "--all-namespaces")
+		before.inSystem().kubectl("delete", "mesh", "mesh", "--ignore-not-found")
 		before.install(current)
 		before.kubectl("label", "--field-manager=tulle-demo", "namespace", system, "mesh.tulle.dev/demo=true")
 	})
