@@ -135,11 +135,19 @@ test-integration: $(LAB) ## Controllers and webhooks against a real API server, 
 
 .PHONY: test-e2e
 test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs root), or that of KUBECONFIG.
-	@if [ -n "$$KUBECONFIG" ]; then go run ./test/demo install; else \
+	@own=; if [ -z "$$KUBECONFIG" ]; then own=1; \
 	  TULLE_STATE="$$(mktemp -d)"; export TULLE_STATE; trap '$(LAB) down; rm -rf "$$TULLE_STATE"' EXIT; \
-	  go run ./test/demo install; eval "$$($(LAB) env)"; \
 	fi; \
-	go test -count=1 -parallel 4 -timeout 15m ./test/e2e/...
+	go run ./test/demo install; go run ./test/demo previous; \
+	if [ -n "$$own" ]; then eval "$$($(LAB) env)"; fi; \
+	go test -count=1 -parallel 4 -timeout $(E2E_TIMEOUT) $(E2E_FLAGS) ./test/e2e/...
+
+E2E_TIMEOUT := 20m
+
+# An hour of it, with the lifetimes that it stands for.
+.PHONY: soak
+soak: ## Rotate ten-minute certificates for an hour under load, on a cluster as test-e2e has it (70 min).
+	TULLE_CERTIFICATE_LIFETIME=10m $(MAKE) --no-print-directory test-e2e E2E_TIMEOUT=100m E2E_FLAGS='-v -run ^TestCertificatesUnderPressure$$$$'
 
 .PHONY: test-demo
 test-demo: $(LAB) ## The demo on a cluster of which it knows KUBECONFIG and a registry only; the lab plays that cluster (needs root).

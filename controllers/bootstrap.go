@@ -61,7 +61,11 @@ func (b *Bootstrap) Reconcile(ctx context.Context, _ reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{}, errors.Join(b.apply(ctx, desired), b.prune(ctx, namespaces))
+	err = b.apply(ctx, desired)
+	if err == nil {
+		b.Findings.setCarried(bootstrapCarries, ca)
+	}
+	return reconcile.Result{}, errors.Join(err, b.prune(ctx, namespaces))
 }
 
 func (b *Bootstrap) apply(ctx context.Context, desired []client.Object) error {

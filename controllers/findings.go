@@ -1,8 +1,10 @@
 package controllers
 
 import (
+	"bytes"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 )
@@ -16,14 +18,33 @@ type Findings struct {
 	issued    identity.Verdict
 	webhooks  error
 	conflicts map[string]error // by namespace
-	faults    []Fault
+	newRoot   string
+	carry     map[carrier]carriage
+}
+
+// carrier is a kind of object that tells others whom to trust.
+type carrier int
+
+const (
+	webhooksCarry carrier = iota
+	bootstrapCarries
+)
+
+// carriage is the PEM that all objects of a kind carry, and since when.
+type carriage struct {
+	ca   []byte
+	from time.Time
 }
 
 // Issued returns the state of the mesh's certificates; false before they were looked at.
 func (f *Findings) Issued() (identity.Verdict, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.issued, f.issued != identity.Verdict{}
+	verdict := f.issued
+	if f.newRoot != "" {
+		verdict.Message += "; " + f.newRoot
+	}
+	return verdict, f.issued != identity.Verdict{}
 }
 
 // Conflict returns why pods of a namespace can't be injected because of objects of somebody else; nil when there are none.
@@ -42,6 +63,35 @@ func (f *Findings) setIssued(v identity.Verdict) {
 		f.issued = v
 		return changed
 	})
+}
+
+// setNewRoot says what a new root waits for; empty: for nothing.
+func (f *Findings) setNewRoot(waiting string) {
+	f.set(func() bool {
+		changed := f.newRoot != waiting
+		f.newRoot = waiting
+		return changed
+	})
+}
+
+// setCarried notes that all objects of a kind carry a CA bundle as of now.
+func (f *Findings) setCarried(by carrier, ca []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.carry == nil {
+		f.carry = map[carrier]carriage{}
+	}
+	if !bytes.Equal(f.carry[by].ca, ca) {
+		f.carry[by] = carriage{ca: ca, from: time.Now()}
+	}
+}
+
+// carried says since when all objects of a kind carry these roots; false when they do not.
+func (f *Findings) carried(by carrier, roots []byte) (time.Time, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.carry[by]
+	return c.from, ok && identity.Covers(c.ca, roots)
 }
 
 func (f *Findings) setWebhooks(err error) {

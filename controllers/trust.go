@@ -81,6 +81,7 @@ func (t *Trust) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 	}
 	issuance.Authority, issuance.AuthorityError = t.Materials.Authority()
 	issuance.Unusable = t.Materials.Unusable()
+	issuance.Waiting = t.Materials.Waiting()
 	verdict := issuance.Issued()
 	t.Findings.setIssued(verdict)
 	if err != nil {

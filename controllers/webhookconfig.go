@@ -51,7 +51,7 @@ func (w *Webhooks) SetupWithManager(m manager.Manager) error {
 
 // Reconcile implements reconcile.Reconciler.
 func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
-	snapshot, ca := w.World.Snapshot(), w.Materials.Webhook.CA()
+	snapshot, ca := w.World.Snapshot(), w.Materials.WebhookCA()
 	if snapshot == nil || ca == nil {
 		return reconcile.Result{}, nil
 	}
@@ -70,6 +70,9 @@ func (w *Webhooks) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 		w.Findings.setWebhooks(conflict)
 	} else {
 		w.Findings.setWebhooks(nil)
+	}
+	if err == nil {
+		w.Findings.setCarried(webhooksCarry, ca)
 	}
 	return reconcile.Result{}, rest
 }

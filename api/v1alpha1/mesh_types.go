@@ -321,7 +321,8 @@ type TrustSpec struct {
 	// cert-manager issuer that signs the mesh's intermediate CA. Default: an own self-signed root.
 	// +optional
 	IssuerRef *IssuerRef `json:"issuerRef,omitempty"`
-	// Lifetime of a workload's certificate. Default: 24h.
+	// Lifetime of a workload's certificate, 10s at least. Default: 24h.
+	// Give 5m or more unless the clocks of all nodes agree: then they may differ by a minute.
 	// +optional
 	CertificateDuration *Duration `json:"certificateDuration,omitempty"`
 }

@@ -23,6 +23,7 @@ var ErrCannotSign = errors.New("cannot sign workload certificates")
 // Authority is a CA certificate with its key: what workload certificates are signed with. It is immutable.
 type Authority struct {
 	certificate *x509.Certificate
+	lineage     lineage
 	key         crypto.Signer
 	chain       []byte // PEM of the CA certificate and of those between it and the root
 	roots       []byte // PEM
@@ -49,6 +50,9 @@ func ParseAuthority(crt, key, ca []byte, domain string, now time.Time) (*Authori
 		return nil, err
 	}
 	a := &Authority{certificate: certificates[0], key: signer, roots: roots}
+	if a.lineage, err = parseLineage(crt, roots); err != nil {
+		return nil, err
+	}
 	if !a.certificate.IsCA {
 		return nil, fmt.Errorf("%w: the issued certificate is not a CA (isCA was asked for)", ErrCannotSign)
 	}

@@ -41,6 +41,8 @@ type Issuance struct {
 	AuthorityError error
 	// Unusable says why the newest certificate of a server can't be used.
 	Unusable error
+	// Waiting says why what the intermediate's Secret holds must not be used yet; empty when it is in use.
+	Waiting string
 	// Conflict names an object of ours that somebody else made; ApplyError says why one can't be made for other reasons.
 	Conflict, ApplyError error
 	// Now is the time to judge by.
@@ -62,8 +64,11 @@ func (i Issuance) Issued() Verdict {
 			return Verdict{Status: metav1.ConditionFalse, Reason: reason, Message: message}
 		}
 	}
-	return Verdict{Status: metav1.ConditionTrue, Reason: ReasonIssued, Message: fmt.Sprintf(
-		"%s signs; the intermediate CA is valid until %s", i.issuerName(), stamp(i.Authority.NotAfter()))}
+	message := fmt.Sprintf("%s signs; the intermediate CA is valid until %s", i.issuerName(), stamp(i.Authority.NotAfter()))
+	if i.Waiting != "" {
+		message += "; its successor waits: " + i.Waiting
+	}
+	return Verdict{Status: metav1.ConditionTrue, Reason: ReasonIssued, Message: message}
 }
 
 func (i Issuance) certManager() (reason, message string) {
@@ -133,6 +138,9 @@ func (i Issuance) certificates() (reason, message string) {
 			return reason, fmt.Sprintf("Certificate %s/%s: %s%s", i.Options.Namespace, name, why, i.meanwhile())
 		}
 	}
+	if i.Authority == nil && i.Waiting != "" {
+		return ReasonNotIssued, fmt.Sprintf("the intermediate CA of Secret %s/%s waits: %s", i.Options.Namespace, Intermediate, i.Waiting)
+	}
 	if i.Authority == nil {
 		return ReasonNotIssued, fmt.Sprintf("Secret %s/%s has not been read yet", i.Options.Namespace, Intermediate)
 	}
@@ -168,8 +176,7 @@ func (i Issuance) certificate(name string) string {
 
 // expiry warns when cert-manager has had the time to renew twice and did not: it begins with a third of the life left.
 func (i Issuance) expiry() (reason, message string) {
-	left, life := i.Authority.NotAfter().Sub(i.Now), i.Authority.NotAfter().Sub(i.Authority.NotBefore())
-	if left > life/6 {
+	if !i.Authority.lineage.ending(i.Now) {
 		return "", ""
 	}
 	return ReasonExpiring, fmt.Sprintf("the intermediate CA ends at %s and cert-manager has not renewed it: see Certificate %s/%s",

@@ -57,7 +57,7 @@ func newMaterials(t *testing.T) (*Materials, *recorder) {
 	t.Helper()
 	r := &recorder{}
 	m := NewMaterials(clock, slog.New(slog.NewTextHandler(&r.log, nil)),
-		func(b []byte) { r.bundles = append(r.bundles, b) }, func() { r.changes++ })
+		func(b []byte) { r.bundles = append(r.bundles, b) }, func(time.Duration) {}, func() { r.changes++ })
 	if err := m.SetTerms("cluster.local", time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestMaterialsKeepBothRootsWhileTheyAreExchanged(t *testing.T) {
 	m, r := newMaterials(t)
 	first, second := issue(t, nil, 1000*time.Hour, nil), issue(t, nil, 1000*time.Hour, nil)
 	m.SetSecret(secret(t, Intermediate, issue(t, &first, 100*time.Hour, nil), first.crt()))
-	m.SetTrusted(m.Trust()) // as the trust ConfigMap comes back
+	m.SetTrusted(m.Trust(), m.Trust()) // as the trust ConfigMap comes back
 	m.SetSecret(secret(t, Intermediate, issue(t, &second, 100*time.Hour, nil), second.crt()))
 
 	if len(r.bundles) != 2 {
@@ -124,16 +124,34 @@ func TestServingCertificateIsExchanged(t *testing.T) {
 	root := issue(t, nil, time.Hour, nil)
 	for range 2 {
 		c := issue(t, &root, time.Hour, nil)
-		if err := s.Set(c.crt(), c.keyPEM(t), root.crt()); err != nil {
+		if err := s.offer(c.crt(), c.keyPEM(t), root.crt()); err != nil {
 			t.Fatal(err)
 		}
+		s.advance(nil, epoch)
 		got, err := s.GetCertificate(nil)
 		if err != nil || !bytes.Equal(got.Certificate[0], c.cert.Raw) {
 			t.Errorf("not the newest certificate (%v)", err)
 		}
 	}
-	if err := s.Set([]byte("x"), []byte("y"), nil); err == nil || !s.Ready() {
+	if err := s.offer([]byte("x"), []byte("y"), nil); err == nil || !s.Ready() {
 		t.Error("a broken Secret must be refused and change nothing")
+	}
+}
+
+// A Secret that a server can't use is told of until there is one that it can.
+func TestUnusableServingCertificateIsTold(t *testing.T) {
+	m, _ := newMaterials(t)
+	root := issue(t, nil, 1000*time.Hour, nil)
+	good := issue(t, &root, time.Hour, nil)
+	m.SetSecret(secret(t, WebhookCertificate, good, root.crt()))
+	broken := secret(t, WebhookCertificate, good, nil)
+	m.SetSecret(broken)
+	if err := m.Unusable(); err == nil || !strings.Contains(err.Error(), "secret tulle-webhook-tls: ca.crt is empty") || !m.Webhook.Ready() {
+		t.Errorf("unusable: %v; serves: %t", err, m.Webhook.Ready())
+	}
+	m.SetSecret(secret(t, WebhookCertificate, good, root.crt()))
+	if err := m.Unusable(); err != nil {
+		t.Errorf("still unusable: %v", err)
 	}
 }
 
@@ -148,7 +166,7 @@ func TestWatchFeedsMaterials(t *testing.T) {
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "tulle-system", Name: TrustConfigMap}, Data: map[string]string{CAKey: string(old.crt())}},
 	)
 	changed := make(chan struct{}, 16)
-	m := NewMaterials(clock, slog.New(slog.DiscardHandler), func([]byte) {}, func() { changed <- struct{}{} })
+	m := NewMaterials(clock, slog.New(slog.DiscardHandler), func([]byte) {}, func(time.Duration) {}, func() { changed <- struct{}{} })
 	if err := m.SetTerms("cluster.local", time.Hour); err != nil {
 		t.Fatal(err)
 	}

@@ -31,5 +31,8 @@ const (
 // CAKey is the key of a CA bundle in Secrets of cert-manager and in our ConfigMaps.
 const CAKey = "ca.crt"
 
+// KnownKey is the key, in TrustConfigMap, of those roots that are known everywhere: what descends from them may be signed and served with.
+const KnownKey = "known.crt"
+
 // ServerName returns the DNS name by which a Service of the operator is called.
 func ServerName(service, namespace string) string { return service + "." + namespace + ".svc" }

@@ -5,24 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 // Serving is the certificate of one of our servers, exchanged while it serves. It is safe for concurrent use.
 type Serving struct {
 	name    string
 	current atomic.Pointer[servingState]
+	// next is a newer one that must not be served yet.
+	next atomic.Pointer[servingState]
 }
 
 type servingState struct {
 	certificate *tls.Certificate
 	ca          []byte
+	lineage     lineage
 }
 
 // NewServing returns a certificate that is not there yet; name is that of its Secret, for errors.
 func NewServing(name string) *Serving { return &Serving{name: name} }
 
-// Set exchanges the certificate. On an error the one before stays.
-func (s *Serving) Set(crt, key, ca []byte) error {
+// offer takes the newest certificate in. advance decides when it is served.
+func (s *Serving) offer(crt, key, ca []byte) error {
 	pair, err := tls.X509KeyPair(crt, key)
 	if err != nil {
 		return fmt.Errorf("secret %s: %w", s.name, err)
@@ -30,16 +34,35 @@ func (s *Serving) Set(crt, key, ca []byte) error {
 	if len(ca) == 0 {
 		return fmt.Errorf("secret %s: %s is empty: clients could not verify the certificate", s.name, CAKey)
 	}
-	s.current.Store(&servingState{certificate: &pair, ca: ca})
+	lineage, err := parseLineage(crt, ca)
+	if err != nil {
+		return fmt.Errorf("secret %s: %w", s.name, err)
+	}
+	s.next.Store(&servingState{certificate: &pair, ca: ca, lineage: lineage})
 	return nil
 }
 
-// CA returns the PEM of who signed the certificate; nil before there is one.
-func (s *Serving) CA() []byte {
-	if c := s.current.Load(); c != nil {
-		return c.ca
+// advance serves the newest certificate as soon as every client can be expected to accept it; with none before it, at once.
+// It reports whether it did.
+func (s *Serving) advance(known rootSet, now time.Time) bool {
+	next, current := s.next.Load(), s.current.Load()
+	if next == nil || current != nil && next.lineage.hold(current.lineage, known, now) != "" {
+		return false
 	}
-	return nil
+	s.current.Store(next)
+	s.next.Store(nil)
+	return true
+}
+
+// cas returns the PEMs of who signed the certificate and the next.
+func (s *Serving) cas() [][]byte {
+	var cas [][]byte
+	for _, state := range []*servingState{s.current.Load(), s.next.Load()} {
+		if state != nil {
+			cas = append(cas, state.ca)
+		}
+	}
+	return cas
 }
 
 // Ready reports whether there is a certificate.

@@ -58,6 +58,14 @@ func (s *Signer) SetTerms(domain string, lifetime time.Duration) error {
 	return nil
 }
 
+// lifetime is that of the next certificates; 0 before SetTerms.
+func (s *Signer) lifetime() time.Duration {
+	if t := s.terms.Load(); t != nil {
+		return t.lifetime
+	}
+	return 0
+}
+
 // Certificate makes a key and a certificate for a proxy and returns them as the secret that Envoy asks for, with the time to
 // make the next: two thirds into its life, some earlier and some later, so that proxies that started together don't renew together.
 func (s *Signer) Certificate(_ context.Context, p *resource.Proxy) (*resource.Resource, time.Time, error) {

@@ -17,8 +17,8 @@ import (
 	"github.com/tulle-mesh/tulle/internal/contain"
 )
 
-// refreshInterval is how often expired roots are dropped.
-const refreshInterval = 10 * time.Minute
+// refreshInterval is how often expired roots are dropped, and what is held back is looked at.
+const refreshInterval = 5 * time.Second
 
 // Watch feeds Materials from the API server. Each object is watched by its name, so that the operator's rights need not
 // reach any other Secret, least of all the root's.
@@ -36,20 +36,19 @@ func (*Watch) NeedLeaderElection() bool { return false }
 // Start watches until ctx ends.
 func (w *Watch) Start(ctx context.Context) error {
 	var running sync.WaitGroup
-	for _, controller := range w.controllers() {
-		running.Go(func() { controller.RunWithContext(ctx) })
+	defer running.Wait()
+	// What is known everywhere decides what is done with the Secrets.
+	trust := w.trust()
+	running.Go(func() { trust.RunWithContext(ctx) })
+	if !cache.WaitForCacheSync(ctx.Done(), trust.HasSynced) {
+		return nil
 	}
-	running.Go(func() { w.refresh(ctx) })
-	running.Wait()
-	return nil
-}
-
-func (w *Watch) controllers() []cache.Controller {
-	controllers := []cache.Controller{w.trust()}
 	for _, name := range []string{Intermediate, WebhookCertificate, ControlPlaneCertificate} {
-		controllers = append(controllers, w.secret(name))
+		secret := w.secret(name)
+		running.Go(func() { secret.RunWithContext(ctx) })
 	}
-	return controllers
+	w.refresh(ctx)
+	return nil
 }
 
 func (w *Watch) secret(name string) cache.Controller {
@@ -73,11 +72,19 @@ func (w *Watch) trust() cache.Controller {
 		maps.Watch,
 		func(object any) {
 			if m, ok := object.(*corev1.ConfigMap); ok {
-				w.contain("ConfigMap "+m.Name, func() { w.Materials.SetTrusted([]byte(m.Data[CAKey])) })
+				w.contain("ConfigMap "+m.Name, func() { w.Materials.SetTrusted(trustOf(m)) })
 			}
 		},
 		// This is how a person makes the mesh forget old roots.
-		func(any) { w.Materials.SetTrusted(nil) })
+		func(any) { w.Materials.ForgetTrusted() })
+}
+
+// trustOf returns what a trust ConfigMap holds, for SetTrusted.
+func trustOf(m *corev1.ConfigMap) (trusted, known []byte) {
+	if k, ok := m.Data[KnownKey]; ok {
+		known = []byte(k)
+	}
+	return []byte(m.Data[CAKey]), known
 }
 
 func (w *Watch) contain(what string, f func()) {

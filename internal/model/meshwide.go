@@ -18,6 +18,9 @@ const (
 	defaultDrainDuration       = 5 * time.Second
 )
 
+// leastCertificateDuration leaves time to bring the next certificate to a busy proxy, and no room for clocks that differ.
+const leastCertificateDuration = 10 * time.Second
+
 // meshWide is what other nodes depend on of what is mesh-wide.
 type meshWide struct {
 	domain                   string
@@ -120,7 +123,7 @@ func trustDomain(t v1alpha1.TrustSpec) string {
 
 func certificateDuration(t v1alpha1.TrustSpec) time.Duration {
 	if t.CertificateDuration != nil {
-		if d, ok := parseDuration(*t.CertificateDuration); ok && d > 0 {
+		if d, ok := parseDuration(*t.CertificateDuration); ok && d >= leastCertificateDuration {
 			return d
 		}
 	}

@@ -112,7 +112,7 @@ func (v *validation) meshWide(spec *v1alpha1.MeshWideSpec) {
 		v.refuse("spec.meshWide.trust.domain", ReasonInvalidValue,
 			"%q is no trust domain, %s holds; use lower-case letters, digits, -, _ and .", trust.Domain, defaultTrustDomain)
 	}
-	v.duration("spec.meshWide.trust.certificateDuration", trust.CertificateDuration, 1)
+	v.duration("spec.meshWide.trust.certificateDuration", trust.CertificateDuration, leastCertificateDuration)
 	v.ranges("spec.meshWide.network.serviceRanges", network.ServiceRanges)
 	v.ranges("spec.meshWide.network.podRanges", network.PodRanges)
 	for i, p := range network.ServerFirstPorts {
@@ -141,7 +141,7 @@ func (v *validation) duration(field string, d *v1alpha1.Duration, least time.Dur
 	case !ok:
 		v.refuse(field, ReasonInvalidValue, "%q is no duration; give one such as 30s or 1h30m", *d)
 	case parsed < least:
-		v.refuse(field, ReasonInvalidValue, "%q is too short; give one such as 30s or 1h30m", *d)
+		v.refuse(field, ReasonInvalidValue, "%q is shorter than %s and does not hold; give one such as 30s or 1h30m", *d, least)
 	}
 }
 

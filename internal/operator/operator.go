@@ -127,7 +127,7 @@ func (o *operator) makeManager() error {
 	if err != nil {
 		return err
 	}
-	o.materials = identity.NewMaterials(time.Now, o.Log.With("part", "identity"), o.setTrust, o.materialsChanged.Fire)
+	o.materials = identity.NewMaterials(time.Now, o.Log.With("part", "identity"), o.setTrust, o.reissue, o.materialsChanged.Fire)
 	host, port, err := hostPort(o.WebhookAddress)
 	if err != nil {
 		return fmt.Errorf("webhook address: %w", err)
@@ -229,6 +229,9 @@ func closed(c <-chan struct{}, otherwise string) func(*http.Request) error {
 		}
 	}
 }
+
+// reissue has the certificates of this replica's proxies made anew.
+func (o *operator) reissue(over time.Duration) { o.xds.Reissue(over) }
 
 // setTrust hands a new trust bundle to the model.
 func (o *operator) setTrust(bundle []byte) {

@@ -37,6 +37,13 @@ type signed struct {
 // due says whether it is time to ask for a certificate.
 func (r *renewal) due(now time.Time) bool { return !r.running && !now.Before(r.next) }
 
+// hasten plans the next try for a time, unless it comes before (zero: leaves it).
+func (r *renewal) hasten(by time.Time) {
+	if !by.IsZero() && by.Before(r.next) {
+		r.next = by
+	}
+}
+
 // start asks for a certificate off the caller's goroutine; the answer comes by results.
 func (r *renewal) start(ctx context.Context, c Certificates, proxy *resource.Proxy, log *slog.Logger) {
 	r.running = true

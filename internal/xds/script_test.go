@@ -37,6 +37,7 @@ func TestScripts(t *testing.T) {
 //	tick <duration>
 //	state                     what a status would say of it
 //	limited                   how much was over a limit since the last time
+//	trusts                    whether it holds the view's trust bundle
 type player struct {
 	t       *testing.T
 	view    *testView
@@ -87,6 +88,8 @@ func (p *player) run(_ *testing.T, d *datadriven.TestData) string {
 		return p.state()
 	case "limited":
 		return p.limited()
+	case "trusts":
+		return fmt.Sprintln(p.session.trusting())
 	default:
 		p.t.Fatalf("unknown command %q", d.Cmd)
 	}

@@ -170,7 +170,7 @@ func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
 
 // change tells a stream that a resource may have changed, in a view that was published at a time (zero: not a change to measure).
 func (s *Server) change(t *stream, ref resource.Ref, published time.Time) {
-	t.state.SyncedRevision = s.synced(t)
+	t.state.SyncedRevision, t.state.Trust = s.synced(t), s.trust(t)
 	t.mail.change(ref, published)
 	t.wake()
 }
@@ -182,7 +182,7 @@ func (s *Server) Proxies() []ProxyState {
 	out := make([]ProxyState, 0, len(s.streams))
 	for t := range s.streams {
 		state := t.state
-		state.SyncedRevision = s.synced(t)
+		state.SyncedRevision, state.Trust = s.synced(t), s.trust(t)
 		out = append(out, state)
 	}
 	return out
@@ -195,6 +195,24 @@ func (s *Server) synced(t *stream) uint64 {
 		return s.view.Revision()
 	}
 	return t.state.SyncedRevision
+}
+
+// trust returns the version of the trust bundle that a stream's proxy holds, by the same reasoning as synced.
+func (s *Server) trust(t *stream) string {
+	if t.trusting && !t.busy && t.mail.empty() {
+		return trustOf(s.view, &t.proxy)
+	}
+	return t.state.Trust
+}
+
+// Trust returns the version of the trust bundle that proxies are sent now. Equal bundles have equal versions on every replica.
+func (s *Server) Trust() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.view == nil {
+		return ""
+	}
+	return trustOf(s.view, &resource.Proxy{Minor: s.config.MaxMinor})
 }
 
 // Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
@@ -248,6 +266,18 @@ func (s *Server) mayLog() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lines.allow(time.Now())
+}
+
+// Reissue has the certificates of all connected proxies made anew before they are due, spread evenly over a duration.
+func (s *Server) Reissue(over time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, n := time.Now(), 0
+	for t := range s.streams {
+		t.mail.renewBy = now.Add(over * time.Duration(n) / time.Duration(len(s.streams)))
+		t.wake()
+		n++
+	}
 }
 
 // Serve serves on a listener until ctx is done, then ends the streams, so that the proxies go to another replica, and returns.
@@ -449,10 +479,12 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 	if now.idle {
 		t.state.SyncedRevision = revision
 	}
+	if now.trusting {
+		t.state.Trust = now.trust
+	}
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
-	t.state.TrustVersion = now.trustVersion
 	t.state.Encryption = now.encryption
-	t.idle, t.busy = now.idle, false
+	t.idle, t.trusting, t.busy = now.idle, now.trusting, false
 	s.notify()
 }
 
@@ -467,6 +499,8 @@ type mail struct {
 	// since is when the oldest of the changes was published.
 	since   time.Time
 	learned []learning
+	// renewBy is when a new certificate is wanted; zero: when it is due. It is no change of what the proxy should have.
+	renewBy time.Time
 }
 
 func (m *mail) change(ref resource.Ref, published time.Time) {

@@ -31,6 +31,9 @@ type bounds struct {
 // workload is the proxy's own certificate. It belongs to the stream and is in no view.
 var workload = resource.Ref{Type: resource.Secret, Name: "workload"}
 
+// peers holds the trust bundle. Its version stands for that: all other validation contexts are made of the same.
+var peers = resource.Ref{Type: resource.Secret, Name: "peers"}
+
 // proxyBundle needs all that a proxy gets unasked.
 var proxyBundle = resource.Ref{Type: resource.Bundle, Name: "proxy"}
 

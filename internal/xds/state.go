@@ -19,25 +19,13 @@ type ProxyState struct {
 	EnvoyVersion string
 	// SyncedRevision is the newest revision of which the proxy holds all that concerns it, or has refused it.
 	SyncedRevision uint64
-	Pending        Pending
-	Rejections     []Rejection
-	// TrustVersion is the version of the trust bundle that the proxy has acknowledged; empty before it has one. Equal bundles have equal versions
-	// at all replicas.
-	TrustVersion string
+	// Trust is the version of the newest trust bundle that the proxy holds wherever it verifies somebody (see Server.Trust).
+	Trust      string
+	Pending    Pending
+	Rejections []Rejection
 	// CertificateError says why the proxy's certificate could not be signed at the last try; it keeps the one it has.
 	CertificateError string
 	Encryption       Encryption
-}
-
-// trust is the secret that holds the trust bundle alone.
-var trust = resource.Ref{Type: resource.Secret, Name: "peers"}
-
-// trustVersion returns the version of the trust bundle that the proxy has acknowledged.
-func (s *session) trustVersion() string {
-	if e := s.entries[trust]; e != nil {
-		return e.version
-	}
-	return ""
 }
 
 // Pending is what a proxy still waits for or has not acknowledged.
@@ -88,6 +76,52 @@ func (s *session) synced() bool {
 		}
 	}
 	return len(s.sent) == 0
+}
+
+// trusting says whether the proxy holds, of all validation contexts that it asked for, those of its view.
+func (s *session) trusting() bool {
+	if !s.types[resource.Listener].started || !s.types[resource.Secret].started && s.verifies() {
+		return false // it has not said yet what it holds
+	}
+	for e := range s.types[resource.Secret].pending {
+		if e.ref != workload && !e.missing() {
+			return false
+		}
+	}
+	for _, r := range s.sent {
+		for _, i := range r.items {
+			if r.kind == resource.Secret && i.entry.ref != workload {
+				return false
+			}
+		}
+	}
+	for e := range s.rejected {
+		if e.ref.Type == resource.Secret && e.ref != workload {
+			return false
+		}
+	}
+	return true
+}
+
+// verifies says whether a cluster or listener at the proxy has, or may have, a validation context.
+func (s *session) verifies() bool {
+	for ref, e := range s.entries {
+		if ref.Type != resource.Cluster && ref.Type != resource.Listener || !e.atProxy() {
+			continue
+		}
+		if e.held == nil || slices.ContainsFunc(e.held.Warms, func(r resource.Ref) bool { return r.Type == resource.Secret }) {
+			return true
+		}
+	}
+	return false
+}
+
+// trustOf returns the version of a view's trust bundle.
+func trustOf(view resource.View, proxy *resource.Proxy) string {
+	if r, _ := view.Resource(proxy, peers); r != nil {
+		return r.Version
+	}
+	return ""
 }
 
 func (s *session) rejections() []Rejection {

@@ -72,8 +72,9 @@ type stream struct {
 	state ProxyState
 	// fresh are the resources that the session came to want since the last Publish.
 	fresh map[resource.Ref]struct{}
-	// idle: the last report said that all is synced; busy: mail was taken and not yet reported on.
-	idle, busy bool
+	// idle: the last report said that all is synced; trusting: that all validation contexts are; busy: mail was taken and not
+	// yet reported on.
+	idle, trusting, busy bool
 }
 
 // DeltaAggregatedResources serves one proxy.
@@ -393,6 +394,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 func (t *stream) exchange() {
 	for {
 		view, m := t.server.exchange(t, t.session.takeInterest(), t.session.view.Revision())
+		t.renewal.hasten(m.renewBy)
 		if m.empty() && view.Revision() == t.session.view.Revision() {
 			return
 		}
@@ -537,8 +539,9 @@ func (t *stream) report() {
 	t.askedGauge, t.pushedGauge = names, pushed
 
 	now := streamState{
-		pending: t.session.pending(), rejections: t.session.rejections(), trustVersion: t.session.trustVersion(),
+		pending: t.session.pending(), rejections: t.session.rejections(),
 		certificateError: t.renewal.failed, encryption: t.session.encryption(), idle: t.session.synced(),
+		trusting: t.session.trusting(), trust: trustOf(t.session.view, &t.proxy),
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
@@ -553,9 +556,11 @@ func (t *stream) report() {
 type streamState struct {
 	pending          Pending
 	rejections       []Rejection
-	trustVersion     string
 	certificateError string
 	encryption       Encryption
 	// idle: the proxy has all that the view has for it.
 	idle bool
+	// trusting: it has all validation contexts of the view, whose trust bundle has this version.
+	trusting bool
+	trust    string
 }

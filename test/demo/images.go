@@ -41,32 +41,30 @@ const (
 // placeholder is the image's name in manifests.
 func (i image) placeholder() string { return "tulle.dev/" + i.name + ":dev" }
 
-// binary is where a program is built to.
-func (d *demo) binary(p program) string { return filepath.Join(d.root, "bin", filepath.Base(p.path)) }
+// binary is where a program of a checkout is built to.
+func binary(root string, p program) string { return filepath.Join(root, "bin", filepath.Base(p.path)) }
 
-// buildPrograms builds the programs of all images, static and without paths of this machine.
-func (d *demo) buildPrograms(ctx context.Context) error {
-	for _, i := range images() {
-		for _, p := range i.programs {
-			d.console.set("building " + p.pkg)
-			cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", d.binary(p), p.pkg)
-			cmd.Dir = d.root
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
-			if output, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("building %s: %w\n%s", p.pkg, err, output)
-			}
+// buildPrograms builds the programs of an image from a checkout, static and without paths of this machine.
+func (d *demo) buildPrograms(ctx context.Context, root string, i image) error {
+	for _, p := range i.programs {
+		d.console.set("building " + p.pkg)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary(root, p), p.pkg)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", p.pkg, err, output)
 		}
 	}
 	return nil
 }
 
 // tag names an image's content, so that a cluster which has an older one of the same name does not use that.
-func (d *demo) tag(i image) (string, error) {
+func tag(root string, i image) (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, i.user)
 	for _, p := range i.programs {
 		fmt.Fprintln(hash, p.path)
-		file, err := os.Open(d.binary(p))
+		file, err := os.Open(binary(root, p))
 		if err != nil {
 			return "", err
 		}
@@ -79,11 +77,11 @@ func (d *demo) tag(i image) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
-// makeArchive makes an image's archive.
-func (d *demo) makeArchive(ctx context.Context, i image, reference, archive string) error {
+// makeArchive makes an image's archive from what was built in a checkout.
+func (d *demo) makeArchive(ctx context.Context, root string, i image, reference, archive string) error {
 	args := []string{"image", "build", "--name", reference, "--user", i.user, "--out", archive}
 	for _, p := range i.programs {
-		args = append(args, d.binary(p)+":"+p.path)
+		args = append(args, binary(root, p)+":"+p.path)
 	}
 	return runProgram(ctx, io.Discard, labProgram(d.root), args...)
 }
@@ -99,9 +97,13 @@ func (d *demo) withImages(manifests string) string {
 	return manifests
 }
 
-// provideImages builds the images and brings those to the cluster that it lacks.
-func (d *demo) provideImages(ctx context.Context) (string, error) {
-	if err := d.buildPrograms(ctx); err != nil {
+// provideImage builds an image from a checkout, brings it to the cluster if that lacks it, and returns its reference there.
+func (d *demo) provideImage(ctx context.Context, root string, i image) (string, error) {
+	if err := d.buildPrograms(ctx, root, i); err != nil {
+		return "", err
+	}
+	tag, err := tag(root, i)
+	if err != nil {
 		return "", err
 	}
 	archives, err := os.MkdirTemp("", "tulle-images-")
@@ -109,20 +111,22 @@ func (d *demo) provideImages(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(archives)
+	reference := d.target.imagePrefix() + i.name + ":" + tag
+	archive := filepath.Join(archives, i.name+".tar")
+	d.console.set("providing " + reference)
+	if err := d.makeArchive(ctx, root, i, reference, archive); err != nil {
+		return "", err
+	}
+	return reference, d.target.provideImage(ctx, archive, reference)
+}
+
+// provideImages builds the images and brings those to the cluster that it lacks.
+func (d *demo) provideImages(ctx context.Context) (string, error) {
 	d.references = d.target.images()
 	var names []string
 	for _, i := range images() {
-		tag, err := d.tag(i)
+		reference, err := d.provideImage(ctx, d.root, i)
 		if err != nil {
-			return "", err
-		}
-		reference := d.target.imagePrefix() + i.name + ":" + tag
-		archive := filepath.Join(archives, i.name+".tar")
-		d.console.set("providing " + reference)
-		if err := d.makeArchive(ctx, i, reference, archive); err != nil {
-			return "", err
-		}
-		if err := d.target.provideImage(ctx, archive, reference); err != nil {
 			return "", err
 		}
 		d.references[i.placeholder()] = reference

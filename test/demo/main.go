@@ -2,6 +2,7 @@
 //
 //	demo          brings everything up, measures, prints a report and leaves it running
 //	demo install  stops when Tulle is installed
+//	demo previous provides the version that the end-to-end tests upgrade from
 //	demo down     removes what the demo brought
 //
 // Without KUBECONFIG it uses the lab, a one-node Kubernetes on this machine. With KUBECONFIG it uses that cluster and
@@ -64,10 +65,13 @@ func run(ctx context.Context, args []string) error {
 	case "install":
 		d.console.heading("Tulle, on "+d.target.describe(), d.target.intent())
 		return d.console.run(ctx, install)
+	case "previous":
+		d.console.heading("Tulle of before, on "+d.target.describe(), "")
+		return d.console.run(ctx, []step{{"cluster", d.startCluster}, {"images", d.providePrevious}})
 	case "down":
 		d.console.heading("Removing the demo from "+d.target.describe(), "")
 		return d.console.run(ctx, []step{{"down", d.down}})
 	default:
-		return fmt.Errorf("unknown command %q: give none, install or down", command)
+		return fmt.Errorf("unknown command %q: give none, install, previous or down", command)
 	}
 }

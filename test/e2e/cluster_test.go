@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
@@ -63,7 +64,7 @@ func newClient(t *testing.T) client.Client {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), certmanagerv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	c, err := client.New(restConfig, client.Options{Scheme: scheme})
@@ -113,13 +114,18 @@ func (c *cluster) try(stdin []byte, args ...string) (string, error) {
 // apply applies manifests, all in one go, with their images as the cluster has them.
 func (c *cluster) apply(manifests ...string) {
 	c.t.Helper()
-	text := strings.Join(manifests, "\n---\n")
-	for placeholder, reference := range c.images {
-		text = strings.ReplaceAll(text, placeholder, reference)
-	}
+	text := c.withImages(strings.Join(manifests, "\n---\n"))
 	if _, err := c.try([]byte(text), "apply", "--server-side", "--force-conflicts", "-f", "-"); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// withImages names the images in manifests as the cluster has them.
+func (c *cluster) withImages(manifests string) string {
+	for placeholder, reference := range c.images {
+		manifests = strings.ReplaceAll(manifests, placeholder, reference)
+	}
+	return manifests
 }
 
 // wait waits for a condition, as `kubectl wait` understands it.
@@ -131,7 +137,13 @@ func (c *cluster) wait(condition, object string) {
 // eventually asks again and again what nothing announces.
 func (c *cluster) eventually(what string, holds func() bool) {
 	c.t.Helper()
-	err := wait.PollUntilContextTimeout(c.t.Context(), 200*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+	c.eventuallyWithin(patience, what, holds)
+}
+
+// eventuallyWithin is eventually, for what takes longer.
+func (c *cluster) eventuallyWithin(limit time.Duration, what string, holds func() bool) {
+	c.t.Helper()
+	err := wait.PollUntilContextTimeout(c.t.Context(), 200*time.Millisecond, limit, true, func(context.Context) (bool, error) {
 		return holds(), nil
 	})
 	if err != nil {

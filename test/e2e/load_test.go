@@ -36,8 +36,14 @@ func (r report) wantNoFailure(t *testing.T) {
 // load lets the app called loadgen send, or end, a run, and returns its report when it has ended.
 func (c *cluster) load(args ...string) report {
 	c.t.Helper()
+	return c.loadFrom("loadgen", args...)
+}
+
+// loadFrom is load of a load generator with another name.
+func (c *cluster) loadFrom(name string, args ...string) report {
+	c.t.Helper()
 	var r report
-	out, err := c.exec("loadgen", append([]string{"load"}, args...)...)
+	out, err := c.exec(name, append([]string{"load"}, args...)...)
 	if err == nil {
 		err = json.Unmarshal([]byte(out), &r)
 	}
@@ -47,12 +53,18 @@ func (c *cluster) load(args ...string) report {
 	return r
 }
 
+// startLoad lets a load generator send until loadFrom ends the run.
+func (c *cluster) startLoad(name string, args ...string) {
+	c.t.Helper()
+	if _, err := c.exec(name, append([]string{"load"}, args...)...); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // during lets the load generator send at a rate while work is done, and returns what it counted.
 func (c *cluster) during(rate string, work func()) report {
 	c.t.Helper()
-	if _, err := c.exec("loadgen", "load", "-rate="+rate); err != nil {
-		c.t.Fatal(err)
-	}
+	c.startLoad("loadgen", "-rate="+rate)
 	work()
 	return c.load("-stop")
 }

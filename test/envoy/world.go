@@ -54,6 +54,7 @@ type options struct {
 	certificateLifetime time.Duration
 	limits              func(*xds.Config)
 	age                 time.Duration
+	signers             *Signers
 }
 
 // Option changes how a world starts.

@@ -40,6 +40,7 @@ func TestMesh(t *testing.T) {
 		{"object of a person", testForeignObject},
 		{"tokens", testTokens},
 		{"terminating pod", testTerminating},
+		{"keys", func(t *testing.T, w *world) { testKeys(t, w, op) }},
 		{"replacement", func(t *testing.T, w *world) { testReplacement(t, w, op) }},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.test(t, w.in(t)) })

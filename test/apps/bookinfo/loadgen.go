@@ -45,7 +45,7 @@ func newLoadgen(target string) *loadgen {
 	return &loadgen{target: target, client: &http.Client{Transport: transport}}
 }
 
-// handler serves PUT /run?rate=…&for=…&tester=…&tester-every=…, which replaces the run; DELETE /run, which ends it and
+// handler serves PUT /run?rate=…&for=…&tester=…&tester-every=…&fresh=…, which replaces the run; DELETE /run, which ends it and
 // answers with its report; and GET /report, which with ?wait answers when the run has ended.
 func (g *loadgen) handler(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("PUT /run", func(w http.ResponseWriter, r *http.Request) {
@@ -98,10 +98,11 @@ func planFlags(flags *flag.FlagSet) func() url.Values {
 	length := flags.Duration("for", 0, "how long to send; 0 is until the next run")
 	tester := flags.String("tester", "", "`name` of the user that testers send as header end-user")
 	every := flags.Int("tester-every", 0, "every `n`-th request is a tester's; 0 is none")
+	fresh := flags.Bool("fresh", false, "make a connection for each request")
 	return func() url.Values {
 		return url.Values{
 			"rate": {fmt.Sprint(*rate)}, "for": {length.String()},
-			"tester": {*tester}, "tester-every": {strconv.Itoa(*every)},
+			"tester": {*tester}, "tester-every": {strconv.Itoa(*every)}, "fresh": {strconv.FormatBool(*fresh)},
 		}
 	}
 }
@@ -120,6 +121,11 @@ func parsePlan(target string, query url.Values) (plan, error) {
 	if text := query.Get("tester-every"); text != "" {
 		if p.TesterEvery, err = strconv.Atoi(text); err != nil || p.TesterEvery < 0 {
 			return plan{}, fmt.Errorf("tester-every %q: give a whole number", text)
+		}
+	}
+	if text := query.Get("fresh"); text != "" {
+		if p.Fresh, err = strconv.ParseBool(text); err != nil {
+			return plan{}, fmt.Errorf("fresh %q: give true or false", text)
 		}
 	}
 	return p, nil

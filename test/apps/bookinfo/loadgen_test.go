@@ -50,6 +50,28 @@ func TestLoadCountsWhatItGets(t *testing.T) {
 	}
 }
 
+// Each request of a fresh run has a connection of its own; those of others share some.
+func TestLoadMakesConnections(t *testing.T) {
+	var connections atomic.Int64
+	target := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, product{})
+	}))
+	target.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	target.Start()
+	t.Cleanup(target.Close)
+	if report := load(t, target.URL, "-rate", "100", "-for", "200ms", "-fresh"); report.Succeeded != 20 || connections.Load() != 20 {
+		t.Errorf("%d requests over %d connections, want 20 over 20", report.Succeeded, connections.Load())
+	}
+	before := connections.Load()
+	if report := load(t, target.URL, "-rate", "100", "-for", "200ms"); report.Succeeded != 20 || connections.Load() >= before+20 {
+		t.Errorf("%d requests over %d connections, want 20 over fewer", report.Succeeded, connections.Load()-before)
+	}
+}
+
 func TestLoadStops(t *testing.T) {
 	var served atomic.Int64
 	tenth := make(chan struct{})

@@ -23,6 +23,8 @@ type plan struct {
 	// Every TesterEvery-th request has the header end-user with the value Tester; none when it is 0.
 	Tester      string `json:"tester,omitempty"`
 	TesterEvery int    `json:"testerEvery,omitempty"`
+	// Fresh has each request make a connection of its own.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // loadReport is what a run has seen so far.
@@ -150,6 +152,7 @@ func (l *loadRun) get(user string) (answer product, status string, err error) {
 	if err != nil {
 		return product{}, "none", err
 	}
+	request.Close = l.plan.Fresh
 	if user != "" {
 		request.Header.Set("end-user", user)
 	}
