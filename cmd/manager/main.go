@@ -49,7 +49,7 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	o := operator.Options{Namespace: getenv("POD_NAMESPACE"), Image: getenv("TULLE_IMAGE")}
 	var level slog.Level
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
-	flags.StringVar(&o.EnvoyImage, "envoy-image", "docker.io/envoyproxy/envoy:distroless-v1.40.0", "image of the proxy, unless the root Mesh names one")
+	flags.StringVar(&o.EnvoyImage, "envoy-image", operator.DefaultEnvoyImage, "image of the proxy, unless the root Mesh names one")
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")

@@ -23,6 +23,9 @@ const (
 	maxMinor = 40
 )
 
+// DefaultEnvoyImage is the proxy's image unless the operator is told another, or the root Mesh names one.
+const DefaultEnvoyImage = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
+
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"
 
@@ -45,10 +48,13 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-func (o Options) installation() inject.Installation {
+func (o Options) installation() inject.Installation { return Installation(o.Namespace, o.Image) }
+
+// Installation returns what is the same for all pods of an operator that runs in the given namespace with the given image.
+func Installation(namespace, image string) inject.Installation {
 	return inject.Installation{
-		InitImage:        o.Image,
-		ControlPlaneHost: identity.ServerName(identity.ControlPlaneService, o.Namespace),
+		InitImage:        image,
+		ControlPlaneHost: identity.ServerName(identity.ControlPlaneService, namespace),
 		ControlPlanePort: ControlPlanePort,
 	}
 }
