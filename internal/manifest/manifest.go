@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 )
@@ -165,7 +166,8 @@ func parse(document []byte) ([]Object, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	var value any
-	if err := yaml.Unmarshal(raw, &value); err != nil {
+	// Whole numbers stay whole, as the API server reads them.
+	if err := utiljson.Unmarshal(raw, &value); err != nil {
 		return nil, err
 	}
 	if value == nil {
