@@ -53,8 +53,8 @@ const planExample = `  # What would this Mesh change in the cluster?
   %[1]s plan -f mesh.yaml
 
   # The same without a cluster, as in CI: what does the branch change, compared with main?
-  git worktree add /tmp/main main
-  %[1]s plan --dir /tmp/main/deploy -f deploy --prune --exit-code
+  git worktree add ../main main
+  %[1]s plan --dir ../main/deploy -f deploy --prune --exit-code
 
   # What happens when it is deleted?
   %[1]s plan --delete mesh/shop -n shop

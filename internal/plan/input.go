@@ -138,7 +138,7 @@ func (in Input) before() (state, error) {
 }
 
 // after is the state once everything was applied that is not refused, with what became of each object.
-func (in Input) after(before state) (state, map[key]Action, []Refusal) {
+func (in Input) after(before state) (state, map[key]Action, []Refusal, error) {
 	after := state{}
 	for k, o := range before {
 		after[k] = o
@@ -164,9 +164,21 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal) {
 		after[k], actions[k] = merged, action
 	}
 	for _, o := range in.Delete {
-		if k := keyOf(o); after[k] != nil {
+		k := keyOf(o)
+		switch {
+		case after[k] != nil:
 			delete(after, k)
 			actions[k] = Delete
+		case k.kind == "Mesh" && before[k] == nil:
+			return nil, nil, nil, fmt.Errorf("%s does not exist, so it can't be deleted: name another with --delete, or another namespace with -n", k)
+		}
+		if k.kind == "Namespace" { // with all that is in it
+			for inside := range after {
+				if inside.Namespace == k.Name {
+					delete(after, inside)
+					actions[inside] = Delete
+				}
+			}
 		}
 	}
 	list := make([]Refusal, 0, len(refused))
@@ -176,7 +188,7 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal) {
 	slices.SortFunc(list, func(a, b Refusal) int {
 		return strings.Compare(a.Kind+a.Namespace+"/"+a.Name, b.Kind+b.Namespace+"/"+b.Name)
 	})
-	return after, actions, list
+	return after, actions, list, nil
 }
 
 // merge is an applied object as the API server would store it: with what it keeps, or adds, of its own.

@@ -27,7 +27,10 @@ func Make(in Input) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	after, actions, refused := in.after(before)
+	after, actions, refused, err := in.after(before)
+	if err != nil {
+		return nil, err
+	}
 	w := newWorlds(in, before, after)
 	old, err := w.next(before, nil)
 	if err != nil {
@@ -44,11 +47,12 @@ func Make(in Input) (*Plan, error) {
 	p.Objects = objects(old, next)
 	p.Restarts = w.restarts(old, next)
 	p.Pods = w.podNotes(next, p.Restarts)
+	p.Endpoints, p.Plaintext = lostEndpoints(old, next), refusedPlaintext(old, next)
 	p.Proxies, p.Envoy = compare(held, w.configuration(next), in.Envoy)
 	if err := w.compileErrors(); err != nil {
 		return nil, err
 	}
-	p.Assumptions = in.assumptions(p, old, next)
+	p.Assumptions = assumptions(p, next)
 	p.summarize(actions)
 	return p, nil
 }
@@ -140,14 +144,42 @@ func objects(old, next *world) []Object {
 			o.Action = Create
 		case after == nil:
 			o.Action = Delete
+		case old.meshed(k.Namespace) && !next.meshed(k.Namespace):
+			o.Action, o.Note = DeleteLater, "goes when the last pod with a proxy does"
 		case equality.Semantic.DeepEqual(before, after):
 			continue
 		default:
 			o.Action, o.Fields = Update, changedFields(before, after)
+			if k.kind == "MutatingWebhookConfiguration" {
+				o.Fields = enrolments(old, next)
+			}
 		}
 		list = append(list, o)
 	}
 	return list
+}
+
+// meshed reports whether a Mesh enrols a namespace.
+func (w *world) meshed(namespace string) bool { return w.snapshot.Reader().Namespace(namespace).Meshed }
+
+// enrolments say which namespaces come and go: all that makes a webhook configuration change.
+func enrolments(old, next *world) []string {
+	var fields []string
+	for _, namespace := range union(old.snapshot.Namespaces(), next.snapshot.Namespaces()) {
+		switch was, is := old.meshed(namespace), next.meshed(namespace); {
+		case is && !was:
+			fields = append(fields, "enrolled namespaces: + "+namespace)
+		case was && !is:
+			fields = append(fields, "enrolled namespaces: - "+namespace)
+		}
+	}
+	return fields
+}
+
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // restarts are the pods of each namespace that lack something after the change.
@@ -224,7 +256,7 @@ func (w *worlds) podNotes(next *world, restarts []Restart) []PodNote {
 }
 
 // assumptions say what the plan does not know.
-func (in Input) assumptions(p *Plan, old, next *world) []string {
+func assumptions(p *Plan, next *world) []string {
 	var list []string
 	made := 0
 	for _, s := range next.standIns {
@@ -238,9 +270,6 @@ func (in Input) assumptions(p *Plan, old, next *world) []string {
 	}
 	if len(p.Proxies.Services) > 0 {
 		list = append(list, "which proxies use a Service is known to them alone: at most all of them")
-	}
-	if in.Issued == (identity.Verdict{}) {
-		list = append(list, "whether certificates are issued is not known here, so Issued is Unknown, and Ready never True")
 	}
 	return list
 }
@@ -258,7 +287,13 @@ func (p *Plan) summarize(actions map[key]Action) {
 		}
 	}
 	for _, r := range p.Restarts {
-		s.Restarts += len(r.Pods)
+		for _, pod := range r.Pods {
+			if pod.Reason == ProxyUnused {
+				s.Unused++
+			} else {
+				s.Restarts++
+			}
+		}
 	}
 	for _, o := range p.Proxies.Own {
 		s.Proxies += o.Proxies

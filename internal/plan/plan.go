@@ -33,8 +33,12 @@ type Plan struct {
 	// Restarts are the pods that do not have the sidecar that they should have then, by namespace.
 	Restarts []Restart `json:"restarts,omitempty"`
 	// Pods are workloads of which a new pod would be refused or has something that people should know.
-	Pods    []PodNote `json:"pods,omitempty"`
-	Proxies Proxies   `json:"proxies"`
+	Pods []PodNote `json:"pods,omitempty"`
+	// Endpoints are those that clients with a proxy could no longer call; Plaintext says whose proxies would begin to refuse clients
+	// that have none. Both are what becomes of Strict while not all pods have proxies.
+	Endpoints []EndpointLoss     `json:"endpointsLost,omitempty"`
+	Plaintext []PlaintextRefusal `json:"plaintextRefused,omitempty"`
+	Proxies   Proxies            `json:"proxies"`
 	// Envoy are the resources that differ, when they were asked for; Secrets by name only.
 	Envoy []Resource `json:"envoy,omitempty"`
 	// Assumptions say what could not be known.
@@ -47,6 +51,8 @@ type Summary struct {
 	Changed  int `json:"objectsChanged"`
 	Removed  int `json:"objectsRemoved"`
 	Restarts int `json:"podsToRestart"`
+	// Unused are pods with a proxy that no Mesh wants any more; they go on working.
+	Unused int `json:"podsWithUnusedProxy"`
 	// Proxies get something new unasked; MoreProxies, at most, hold something of a Service that changes.
 	Proxies     int `json:"proxiesTouched"`
 	MoreProxies int `json:"moreProxiesAtMost"`
@@ -56,13 +62,15 @@ type Summary struct {
 // Action is what would happen to an object.
 type Action string
 
-// The actions. Affected is a Mesh that is not applied itself.
+// The actions. Affected is a Mesh that is not applied itself, DeleteLater what goes once the last pod that needs it is gone.
 const (
 	Create    Action = "Create"
 	Update    Action = "Update"
 	Delete    Action = "Delete"
 	Unchanged Action = "Unchanged"
 	Affected  Action = "Affected"
+
+	DeleteLater Action = "DeleteLater"
 )
 
 // Mesh is one Mesh.
@@ -150,6 +158,24 @@ type PodNote struct {
 	// Refused is true when its new pods would not be admitted.
 	Refused bool   `json:"refused"`
 	Message string `json:"message"`
+}
+
+// EndpointLoss are endpoints of a Service that proxies would leave out: they have no proxy, and their port takes no plaintext.
+type EndpointLoss struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	Port      uint16 `json:"port"`
+	Lost      int    `json:"lost"`
+	Left      int    `json:"left"`
+}
+
+// PlaintextRefusal are proxies that would begin to refuse plaintext, on some port or on all.
+type PlaintextRefusal struct {
+	Namespace string `json:"namespace"`
+	Proxies   int    `json:"proxies"`
+	// Pods have no proxy, in all namespaces; OwnPods are those of this one. Whether they call it is not known.
+	Pods    int `json:"podsWithoutProxy"`
+	OwnPods int `json:"ownPodsWithoutProxy"`
 }
 
 // Proxies says which proxies would be touched.

@@ -30,11 +30,12 @@ func Text(out io.Writer, p *plan.Plan, o Options) error {
 	w.objects(p.Objects)
 	w.restarts(p.Restarts)
 	w.pods(p.Pods)
+	w.reach(p)
 	w.proxies(p.Proxies)
 	if o.Envoy != "" {
 		w.envoy(p.Envoy, o)
 	}
-	if p.Changes || len(p.Refused) > 0 {
+	if p.Changes {
 		w.assumptions(p.Assumptions)
 	}
 	_, err := io.WriteString(out, w.String())
@@ -61,6 +62,7 @@ func (w *writer) headline(p *plan.Plan) {
 	add(s.Changed, "object changed", "objects changed")
 	add(s.Removed, "object removed", "objects removed")
 	add(s.Restarts, "pod to restart", "pods to restart")
+	add(s.Unused, "pod with a proxy that is no longer wanted", "pods with a proxy that is no longer wanted")
 	switch {
 	case s.Proxies > 0 && s.MoreProxies > 0:
 		parts = append(parts, fmt.Sprintf("%s touched, and at most %d more", count(s.Proxies, "proxy", "proxies"), s.MoreProxies))
@@ -69,28 +71,28 @@ func (w *writer) headline(p *plan.Plan) {
 	default:
 		add(s.Proxies, "proxy touched", "proxies touched")
 	}
-	var verbs []string
+	var does []string
 	for _, m := range p.Meshes {
-		if verb := verbs4[m.Action]; verb != "" && len(verbs) < 3 {
-			verbs = append(verbs, fmt.Sprintf("%s Mesh %s/%s", verb, m.Namespace, m.Name))
+		if verb := verbs[m.Action]; verb != "" && len(does) < 3 {
+			does = append(does, fmt.Sprintf("%s Mesh %s/%s", verb, m.Namespace, m.Name))
 		}
 	}
 	switch {
 	case !p.Changes && s.Refused == 0:
 		w.line("Nothing would change.")
 		return
-	case len(verbs) == 0 && s.Refused == 0:
-		verbs = []string{"no Mesh changes"}
-	case len(verbs) == 0:
-		verbs = []string{"nothing can be applied"}
+	case len(does) == 0 && s.Refused == 0:
+		does = []string{"no Mesh changes"}
+	case len(does) == 0:
+		does = []string{"nothing can be applied"}
 	}
 	if len(parts) == 0 {
 		parts = []string{"nothing else changes"}
 	}
-	w.line("Plan: %s: %s.", strings.Join(verbs, ", "), strings.Join(parts, ", "))
+	w.line("Plan: %s: %s.", strings.Join(does, ", "), strings.Join(parts, ", "))
 }
 
-var verbs4 = map[plan.Action]string{plan.Create: "create", plan.Update: "update", plan.Delete: "delete"}
+var verbs = map[plan.Action]string{plan.Create: "create", plan.Update: "update", plan.Delete: "delete"}
 
 func count(n int, one, many string) string {
 	if n == 1 {
@@ -165,7 +167,7 @@ func contains(list []string, item string) bool {
 	return false
 }
 
-var signs = map[plan.Action]string{plan.Create: "+", plan.Update: "~", plan.Delete: "-", plan.Unchanged: "!"}
+var signs = map[plan.Action]string{plan.Create: "+", plan.Update: "~", plan.Delete: "-", plan.Unchanged: "!", plan.DeleteLater: "-"}
 
 func (w *writer) objects(list []plan.Object) {
 	if len(list) == 0 {
@@ -173,11 +175,15 @@ func (w *writer) objects(list []plan.Object) {
 	}
 	w.line("\nObjects that Tulle keeps:")
 	for _, o := range list {
-		w.line("  %s %s", signs[o.Action], name(o.Kind, o.Namespace, o.Name))
+		note := ""
+		if o.Note != "" && o.Action == plan.DeleteLater {
+			note = " (" + o.Note + ")"
+		}
+		w.line("  %s %s%s", signs[o.Action], name(o.Kind, o.Namespace, o.Name), note)
 		for _, field := range o.Fields {
 			w.line("      %s", field)
 		}
-		if o.Note != "" {
+		if o.Note != "" && note == "" {
 			w.line("      %s", o.Note)
 		}
 	}
@@ -191,14 +197,14 @@ func name(kind, namespace, name string) string {
 }
 
 var reasons = map[plan.RestartReason]string{
-	plan.NoProxy: "no proxy yet", plan.OlderProxy: "a proxy with older settings", plan.ProxyUnused: "a proxy that is no longer wanted",
+	plan.NoProxy: "no proxy yet", plan.OlderProxy: "a proxy with older settings", plan.ProxyUnused: "a proxy that is no longer wanted, and goes on working",
 }
 
 func (w *writer) restarts(list []plan.Restart) {
 	if len(list) == 0 {
 		return
 	}
-	w.line("\nPods to restart (Tulle restarts none):")
+	w.line("\nPods to restart (Tulle restarts none itself):")
 	for _, r := range list {
 		var parts []string
 		for _, reason := range []plan.RestartReason{plan.NoProxy, plan.OlderProxy, plan.ProxyUnused} {
@@ -240,6 +246,22 @@ func (w *writer) pods(list []plan.PodNote) {
 	}
 }
 
+// reach shows who could no longer call whom.
+func (w *writer) reach(p *plan.Plan) {
+	if len(p.Endpoints) == 0 && len(p.Plaintext) == 0 {
+		return
+	}
+	w.line("\nCalls that would fail (set mtls.mode: Permissive until all pods have proxies):")
+	for _, e := range p.Endpoints {
+		w.line("  ! clients with a proxy could call %d of %s of Service %s/%s port %d: the others have no proxy, and the port is Strict",
+			e.Left, count(e.Left+e.Lost, "endpoint", "endpoints"), e.Namespace, e.Service, e.Port)
+	}
+	for _, r := range p.Plaintext {
+		who := fmt.Sprintf("%s (%d of them in %s)", count(r.Pods, "running pod has none", "running pods have none"), r.OwnPods, r.Namespace)
+		w.line("  %s of %s would refuse clients without a proxy: %s", count(r.Proxies, "proxy", "proxies"), r.Namespace, who)
+	}
+}
+
 // maxResources bounds the resources that are named of one kind of change.
 const maxResources = 6
 
@@ -256,7 +278,7 @@ func (w *writer) proxies(p plan.Proxies) {
 		if s.Name == "" {
 			who = "those that call pods of " + s.Namespace + " by their own addresses"
 		}
-		w.line("  %s: %s", who, resources(s.Resources))
+		w.line("  %s get: %s", who, resources(s.Resources))
 	}
 }
 
@@ -292,7 +314,7 @@ func (w *writer) envoy(list []plan.Resource, o Options) {
 	for i, r := range chosen {
 		who := r.Of
 		if r.Proxies > 0 {
-			who = fmt.Sprintf("%d %s", r.Proxies, r.Of)
+			who = fmt.Sprintf("%d of the %s", r.Proxies, r.Of)
 		}
 		w.line("\n%s %s %s (%s)", signs[r.Action], r.Type, r.Name, who)
 		lines := strings.Split(strings.TrimSuffix(r.Diff, "\n"), "\n")
