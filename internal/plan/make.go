@@ -87,7 +87,7 @@ func meshes(before, after map[key]*v1alpha1.MeshStatus, actions map[key]Action) 
 			m.Changed = changedConditions(m.Before, m.After)
 		}
 		if m.Action == "" {
-			if len(m.Changed) == 0 && (m.Before == nil || m.After == nil || m.Before.MTLS == m.After.MTLS) {
+			if len(m.Changed) == 0 && sameCounts(m.Before, m.After) {
 				continue
 			}
 			m.Action = Affected
@@ -95,6 +95,11 @@ func meshes(before, after map[key]*v1alpha1.MeshStatus, actions map[key]Action) 
 		list = append(list, m)
 	}
 	return list
+}
+
+// sameCounts reports whether all but the conditions is the same.
+func sameCounts(a, b *v1alpha1.MeshStatus) bool {
+	return a == nil || b == nil || a.MTLS == b.MTLS && a.Services == b.Services && reflect.DeepEqual(a.Proxies, b.Proxies)
 }
 
 func sortedKeys(keys map[key]bool) []key {

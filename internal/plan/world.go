@@ -81,7 +81,8 @@ func newWorlds(in Input, states ...state) *worlds {
 func (w *worlds) next(s state, before *world) (*world, error) {
 	out := &world{state: s, standIns: map[key]standIn{}, pods: map[model.WorkloadKey]*corev1.Pod{}}
 	feed := state{}
-	for k, o := range s {
+	for _, o := range s.sorted() {
+		k := keyOf(o)
 		switch o := o.(type) {
 		case *corev1.Service:
 			service := o.DeepCopy()

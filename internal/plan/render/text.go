@@ -113,6 +113,9 @@ func (w *writer) refused(list []plan.Refusal) {
 // mesh shows the conditions of a Mesh: all of a new one, else those that change.
 func (w *writer) mesh(m plan.Mesh) {
 	who := fmt.Sprintf("Mesh %s/%s", m.Namespace, m.Name)
+	if m.Action == plan.Affected && len(m.Changed) == 0 && m.Before.MTLS == m.After.MTLS {
+		return // a count
+	}
 	switch m.Action {
 	case plan.Create:
 		w.line("\n+ %s would be created; its conditions would be:", who)

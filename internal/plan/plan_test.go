@@ -1,0 +1,139 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/internal/manifest"
+	"github.com/tulle-mesh/tulle/internal/meshschema"
+	"github.com/tulle-mesh/tulle/internal/plan"
+)
+
+const strictMesh = "apiVersion: mesh.tulle.dev/v1alpha1\nkind: Mesh\nmetadata: {name: shop, namespace: shop}\nspec: {mtls: {mode: Strict}}\n"
+
+// TestSecretsAreNotShown: a changed secret is named, and nothing of it is shown.
+func TestSecretsAreNotShown(t *testing.T) {
+	const world = `
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: shop}
+spec: {selector: {app: a}, ports: [{name: http, port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a, namespace: shop}
+spec: {template: {metadata: {labels: {app: a}}, spec: {serviceAccountName: a, containers: [{name: a}]}}}
+---
+` + strictMesh
+	const root = "apiVersion: mesh.tulle.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh, namespace: tulle-system}\nspec: {meshWide: {trust: {domain: other.example}}}\n"
+	in := plan.Input{Settings: settings(), Envoy: true}
+	in.World, _ = load(t, world)
+	in.Apply, _ = load(t, root)
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := false
+	for _, r := range p.Envoy {
+		if r.Type != "secret" {
+			continue
+		}
+		named = named || r.Name == "service|shop/a"
+		if r.Diff != "" {
+			t.Errorf("secret %s is shown:\n%s", r.Name, r.Diff)
+		}
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !named || strings.Contains(string(raw), "the mesh's roots") || strings.Contains(string(raw), "spiffe://") {
+		t.Errorf("secret named: %v; plan:\n%s", named, raw)
+	}
+}
+
+// TestServiceKeepsItsAddress: a manifest of a Service that a cluster has says no address, and changes none.
+func TestServiceKeepsItsAddress(t *testing.T) {
+	live, _ := load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop, uid: 1-2-3}\nspec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{name: http, port: 80}]}\n")
+	applied, _ := load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n")
+	in := plan.Input{Settings: settings(), World: live, Apply: applied, Envoy: true}
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Envoy) > 0 {
+		t.Errorf("it changes Envoy's configuration: %+v", p.Envoy)
+	}
+	if ip := applied[0].(*corev1.Service).Spec.ClusterIP; ip != "" {
+		t.Errorf("the input was changed: cluster IP %s", ip)
+	}
+}
+
+// TestReplicaSetLeadsToDeployment: a dump of a cluster has a Deployment, its ReplicaSet and its pods: they are the same pods.
+func TestReplicaSetLeadsToDeployment(t *testing.T) {
+	const dump = `
+apiVersion: v1
+kind: List
+items:
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: web, namespace: shop, uid: d}
+  spec: {replicas: 2, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web}]}}}
+- apiVersion: apps/v1
+  kind: ReplicaSet
+  metadata: {name: web-abc, namespace: shop, uid: r, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, uid: d, controller: true}]}
+  spec: {replicas: 1, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web}]}}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web-abc-xyz, namespace: shop, uid: p, labels: {app: web}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: r, controller: true}]}
+  spec: {containers: [{name: web}]}
+  status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+`
+	in := plan.Input{Settings: settings()}
+	in.World, _ = load(t, dump)
+	in.Apply, _ = load(t, strictMesh)
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []plan.Restart{{
+		Namespace: "shop",
+		Pods:      []plan.Pod{{Name: "web-abc-xyz", Owner: "Deployment/web", Reason: plan.NoProxy}},
+		Commands:  []string{"kubectl -n shop rollout restart deploy/web"},
+	}}
+	if diff := cmp.Diff(want, p.Restarts); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	schema, err := meshschema.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ name, text, want string }{
+		{"twice", strictMesh + "---\n" + strictMesh, "input, document 2: Mesh shop/shop is also in input, document 1: keep one; render overlays and charts first"},
+		{"no name", "apiVersion: v1\nkind: Service\n", "input, document 1: Service: metadata.name is missing"},
+		{"wrong type", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: http}]}\n", "input, document 1: Service a: json: cannot unmarshal string"},
+		{"unknown version", "apiVersion: mesh.tulle.dev/v1\nkind: Mesh\nmetadata: {name: a}\n", "there is no kind Mesh in mesh.tulle.dev/v1: this tulle knows Mesh in mesh.tulle.dev/v1alpha1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			manifests, err := manifest.Read("input", strings.NewReader(tt.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := plan.Load(manifests, "default", admission{schema}); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+	gone, _ := load(t, strictMesh)
+	if _, err := plan.Make(plan.Input{Settings: settings(), Delete: gone}); err == nil || !strings.Contains(err.Error(), "Mesh shop/shop does not exist") {
+		t.Errorf("deletion of what is not there: %v", err)
+	}
+}
