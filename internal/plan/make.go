@@ -268,7 +268,7 @@ func assumptions(p *Plan, next *world) []string {
 		made += len(s.pods)
 	}
 	if made > 0 {
-		list = append(list, fmt.Sprintf("%d pods are made up from manifests, as they would be after the last apply, and so are the addresses of what has none", made))
+		list = append(list, fmt.Sprintf("pods are made up from manifests (%d), as they would be after the last apply; so are the addresses of what has none", made))
 	}
 	if p.Proxies.Total > 0 {
 		list = append(list, "every proxy is connected and accepts what it gets")
