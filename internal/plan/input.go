@@ -130,7 +130,7 @@ func (in Input) before() (state, error) {
 		}
 		o = copyOf(o)
 		if m, ok := o.(*v1alpha1.Mesh); ok && m.UID == "" {
-			m.UID, m.Generation = types.UID(k.String()), 1
+			m.UID, m.Generation = types.UID(plannedPrefix+k.String()), 1
 		}
 		s[k] = o
 	}
@@ -143,6 +143,7 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal, error) {
 	for k, o := range before {
 		after[k] = o
 	}
+	in.Now = youngest(in.Now, before)
 	actions := map[key]Action{}
 	refused := map[key]Refusal{}
 	for _, r := range in.Refused {
@@ -191,11 +192,24 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal, error) {
 	return after, actions, list, nil
 }
 
+// youngest is when something is created that is younger than all Meshes: the older wins, and clocks differ.
+func youngest(now time.Time, before state) time.Time {
+	for k, o := range before {
+		if k.kind != "Mesh" {
+			continue
+		}
+		if after := o.GetCreationTimestamp().Add(time.Second); now.Before(after) {
+			now = after
+		}
+	}
+	return now
+}
+
 // merge is an applied object as the API server would store it: with what it keeps, or adds, of its own.
 func (in Input) merge(live, applied client.Object) (client.Object, Action) {
 	if live == nil {
 		if applied.GetUID() == "" {
-			applied.SetUID(types.UID(keyOf(applied).String()))
+			applied.SetUID(types.UID(plannedPrefix + keyOf(applied).String()))
 		}
 		applied.SetCreationTimestamp(metav1.NewTime(in.Now.Truncate(time.Second)))
 		applied.SetGeneration(1)

@@ -73,6 +73,25 @@ func TestServiceKeepsItsAddress(t *testing.T) {
 	}
 }
 
+// TestPodsOfManifests: a pod that is there needs a restart for its first proxy; one that is applied with the Mesh is born with it.
+func TestPodsOfManifests(t *testing.T) {
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: %, namespace: shop}\nspec: {containers: [{name: app}]}\n---\n"
+	in := plan.Input{Settings: settings()}
+	in.World, _ = load(t, strings.ReplaceAll(pod, "%", "old"))
+	in.Apply, _ = load(t, strings.ReplaceAll(pod, "%", "young")+strictMesh)
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []plan.Restart{{Namespace: "shop", Pods: []plan.Pod{{Name: "old", Owner: "Pod/old", Reason: plan.NoProxy}}, Recreate: []string{"old"}}}
+	if diff := cmp.Diff(want, p.Restarts); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if s := p.Meshes[0].After.Proxies; s.Summary != "1/2" {
+		t.Errorf("proxies %s", s.Summary)
+	}
+}
+
 // TestReplicaSetLeadsToDeployment: a dump of a cluster has a Deployment, its ReplicaSet and its pods: they are the same pods.
 func TestReplicaSetLeadsToDeployment(t *testing.T) {
 	const dump = `

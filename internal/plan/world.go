@@ -89,7 +89,7 @@ func (w *worlds) next(s state, before *world) (*world, error) {
 			w.addresses.service(service)
 			feed[k] = service
 		case *corev1.Pod:
-			if o.UID != "" && !madeUp(o) {
+			if live(o) {
 				feed[k] = o
 				out.pods[podKey(o)] = o
 			}
@@ -153,7 +153,7 @@ func (w *worlds) standIns(out, before *world) error {
 	for _, o := range out.state.sorted() {
 		k := keyOf(o)
 		made := standIn{}
-		if p, ok := o.(*corev1.Pod); ok && (p.UID == "" || madeUp(p)) {
+		if p, ok := o.(*corev1.Pod); ok && !live(p) {
 			made.source, made.pods = p.Spec, []*corev1.Pod{p.DeepCopy()}
 		} else if work, ok := workloadOf(o); ok && !known[k] && metav1.GetControllerOf(o) == nil {
 			made.source = work.template
@@ -225,15 +225,15 @@ func owner(p *corev1.Pod) string {
 	return "Pod/" + p.Name
 }
 
-// addSlices lists pods behind the Services that select them, as far as no slice of a cluster does. In a cluster that has slices of a
-// Service, only the pods that are made up are missing in them.
+// addSlices lists pods behind the Services that select them, as far as no slice of a cluster does. Where slices were read, those of a
+// Service that a cluster has lack only the pods that are made up.
 func (w *worlds) addSlices(feed state) {
-	live := map[types.NamespacedName]bool{}
+	read := false
 	var pods, made []*corev1.Pod
 	for _, o := range feed {
 		switch o := o.(type) {
 		case *discoveryv1.EndpointSlice:
-			live[types.NamespacedName{Namespace: o.Namespace, Name: o.Labels[discoveryv1.LabelServiceName]}] = true
+			read = true
 		case *corev1.Pod:
 			if pods = append(pods, o); madeUp(o) {
 				made = append(made, o)
@@ -251,7 +251,7 @@ func (w *worlds) addSlices(feed state) {
 			continue
 		}
 		from := pods
-		if live[client.ObjectKeyFromObject(s)] {
+		if read && live(s) {
 			from = made
 		}
 		for _, slice := range slicesFor(s, from) {
@@ -339,8 +339,16 @@ func (w *world) proxyStates(namespaces ...string) []xds.ProxyState {
 	return states
 }
 
-// madeUpPrefix begins the UIDs of what no cluster has.
-const madeUpPrefix = "made-up/"
+// What no cluster has given a UID gets one that begins with one of these.
+const (
+	madeUpPrefix  = "made-up/" // made up here
+	plannedPrefix = "planned/" // of a manifest
+)
+
+// live reports whether an object was read from a cluster.
+func live(o client.Object) bool {
+	return o.GetUID() != "" && !madeUp(o) && !strings.HasPrefix(string(o.GetUID()), plannedPrefix)
+}
 
 func madeUp(o client.Object) bool { return strings.HasPrefix(string(o.GetUID()), madeUpPrefix) }
 
