@@ -35,7 +35,7 @@ import (
 
 // cluster reads the cluster of a kubeconfig. It changes nothing: what it sends besides reads are dry runs.
 type cluster struct {
-	ctx     context.Context //nolint:containedctx // plan.Admission has no room for it, and a cluster lives as long as one command
+	ctx     context.Context // of the one command that a cluster lives for: plan.Admission has no room for it
 	options *planOptions
 	schema  *meshschema.Schema
 	config  *rest.Config
@@ -175,7 +175,7 @@ func (c *cluster) operator(ctx context.Context) (*appsv1.Deployment, error) {
 	err := c.client.Get(ctx, client.ObjectKey{Namespace: c.options.operatorNamespace, Name: operatorDeployment}, d)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("Tulle's operator was not found: there is no Deployment %s in namespace %s: name its namespace with --operator-namespace, or %s", //nolint:revive,staticcheck // a name
+		return nil, fmt.Errorf("the operator was not found: there is no Deployment %s in namespace %s: name its namespace with --operator-namespace, or %s",
 			operatorDeployment, c.options.operatorNamespace, instead)
 	case apierrors.IsForbidden(err):
 		return nil, fmt.Errorf("you may not get deployments in namespace %s, which say what pods are given: ask for that right, or %s", c.options.operatorNamespace, instead)

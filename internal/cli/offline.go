@@ -53,6 +53,7 @@ func (o *offline) fill(_ context.Context, in *plan.Input, applied []client.Objec
 	}
 	in.World, o.ignored = world.Objects, world.IgnoredText()
 	in.Settings = o.options.settings(findOperator(o.options.operatorNamespace, append(applied, world.Objects...)))
+	in.Issued = issued(in.World)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,6 +111,8 @@ func (o *planOptions) validate() error {
 		return errors.New("--prune and --delete exclude each other")
 	case o.offline && (o.kubeconfig != "" || o.context != ""):
 		return errors.New("--kubeconfig and --context mean a cluster, --dir and --offline mean none: choose")
+	case slices.Contains(o.files, manifest.Stdin) && slices.Contains(o.dirs, manifest.Stdin):
+		return errors.New("-f - and --dir - both read the standard input: give a file for one")
 	case o.output != "text" && o.output != "json" && o.output != "yaml":
 		return fmt.Errorf("-o %s: give text, json or yaml", o.output)
 	}

@@ -157,6 +157,10 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal, error) {
 		if _, is := refused[k]; is {
 			continue
 		}
+		if r, ok := in.homeless(k, before); ok {
+			refused[k] = r
+			continue
+		}
 		merged, action := in.merge(after[k], copyOf(o))
 		if r, ok := in.refuse(merged, action); ok {
 			refused[k] = r
@@ -192,6 +196,22 @@ func (in Input) after(before state) (state, map[key]Action, []Refusal, error) {
 	return after, actions, list, nil
 }
 
+// homeless says that an object can't be stored because its namespace neither exists nor is applied with it. Manifests may leave
+// out the namespaces that there are; a cluster has all.
+func (in Input) homeless(k key, before state) (Refusal, bool) {
+	home := key{"Namespace", types.NamespacedName{Name: k.Namespace}}
+	if k.Namespace == "" || before[home] != nil || slices.ContainsFunc(in.Apply, func(o client.Object) bool { return keyOf(o) == home }) {
+		return Refusal{}, false
+	}
+	for other, o := range before {
+		if other.kind == "Namespace" && live(o) {
+			reason := fmt.Sprintf("namespace %s does not exist: create it, or apply it too", k.Namespace)
+			return Refusal{Kind: k.kind, Namespace: k.Namespace, Name: k.Name, By: "the API server", Reasons: []string{reason}}, true
+		}
+	}
+	return Refusal{}, false
+}
+
 // youngest is when something is created that is younger than all Meshes: the older wins, and clocks differ.
 func youngest(now time.Time, before state) time.Time {
 	for k, o := range before {
@@ -206,8 +226,8 @@ func youngest(now time.Time, before state) time.Time {
 }
 
 // merge is an applied object as the API server would store it: with what it keeps, or adds, of its own.
-func (in Input) merge(live, applied client.Object) (client.Object, Action) {
-	if live == nil {
+func (in Input) merge(stored, applied client.Object) (client.Object, Action) {
+	if stored == nil {
 		if applied.GetUID() == "" {
 			applied.SetUID(types.UID(plannedPrefix + keyOf(applied).String()))
 		}
@@ -215,13 +235,13 @@ func (in Input) merge(live, applied client.Object) (client.Object, Action) {
 		applied.SetGeneration(1)
 		return applied, Create
 	}
-	applied.SetUID(live.GetUID())
-	applied.SetCreationTimestamp(live.GetCreationTimestamp())
-	applied.SetGeneration(live.GetGeneration())
+	applied.SetUID(stored.GetUID())
+	applied.SetCreationTimestamp(stored.GetCreationTimestamp())
+	applied.SetGeneration(stored.GetGeneration())
 	action := Update
 	switch a := applied.(type) {
 	case *v1alpha1.Mesh:
-		l := live.(*v1alpha1.Mesh)
+		l := stored.(*v1alpha1.Mesh)
 		a.Status = l.Status
 		if equality.Semantic.DeepEqual(l.Spec, a.Spec) {
 			action = Unchanged
@@ -229,7 +249,7 @@ func (in Input) merge(live, applied client.Object) (client.Object, Action) {
 			a.Generation++
 		}
 	case *corev1.Service:
-		l := live.(*corev1.Service)
+		l := stored.(*corev1.Service)
 		if a.Spec.ClusterIP == "" && len(a.Spec.ClusterIPs) == 0 {
 			a.Spec.ClusterIP, a.Spec.ClusterIPs = l.Spec.ClusterIP, l.Spec.ClusterIPs
 		}
@@ -237,7 +257,7 @@ func (in Input) merge(live, applied client.Object) (client.Object, Action) {
 			a.Spec.IPFamilies = l.Spec.IPFamilies
 		}
 	case *corev1.Pod:
-		return live, Unchanged // a pod is made anew, not changed
+		return stored, Unchanged // a pod is made anew, not changed
 	}
 	return applied, action
 }

@@ -189,6 +189,9 @@ func union(a, b []string) []string {
 
 // restarts are the pods of each namespace that lack something after the change.
 func (w *worlds) restarts(old, next *world) []Restart {
+	if w.in.Unsupported != nil {
+		return nil // it would not help
+	}
 	var list []Restart
 	for _, namespace := range next.snapshot.Namespaces() {
 		before := map[model.WorkloadKey]bool{}

@@ -214,8 +214,9 @@ type Resource struct {
 	// Of says whose it is: "Service shop/reviews", or "proxies of shop".
 	Of     string `json:"of"`
 	Action Action `json:"action"`
-	// Proxies get it unasked. It is 0 for what a proxy holds only if it uses the Service.
+	// Proxies get it unasked. AtMost proxies hold it or may ask for it, where it is of a Service or of pods' own addresses.
 	Proxies int `json:"proxies,omitempty"`
+	AtMost  int `json:"proxiesAtMost,omitempty"`
 	// Diff is a unified difference of the YAML; empty for Secrets.
 	Diff string `json:"diff,omitempty"`
 }

@@ -6,8 +6,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/manifest"
 	"github.com/tulle-mesh/tulle/internal/meshschema"
 	"github.com/tulle-mesh/tulle/internal/plan"
@@ -154,5 +157,66 @@ func TestErrors(t *testing.T) {
 	gone, _ := load(t, strictMesh)
 	if _, err := plan.Make(plan.Input{Settings: settings(), Delete: gone}); err == nil || !strings.Contains(err.Error(), "Mesh shop/shop does not exist") {
 		t.Errorf("deletion of what is not there: %v", err)
+	}
+}
+
+// TestNamespaceMustExist: a cluster has all namespaces that there are; manifests may leave them out.
+func TestNamespaceMustExist(t *testing.T) {
+	const namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+	want := []plan.Refusal{{Kind: "Mesh", Namespace: "shop", Name: "shop", By: "the API server",
+		Reasons: []string{"namespace shop does not exist: create it, or apply it too"}}}
+	for name, tt := range map[string]struct {
+		world, apply string
+		want         []plan.Refusal
+	}{
+		"missing":  {apply: strictMesh, want: want},
+		"with it":  {apply: namespace + "---\n" + strictMesh},
+		"offline":  {world: namespace, apply: strings.ReplaceAll(strictMesh, "shop", "else")},
+		"is there": {world: strings.Replace(namespace, "shop}", "shop, uid: u}", 1), apply: strictMesh},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name != "offline" {
+				tt.world += "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: other, uid: u}\n"
+			}
+			in := plan.Input{Settings: settings()}
+			in.World, _ = load(t, tt.world)
+			in.Apply, _ = load(t, tt.apply)
+			p, err := plan.Make(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, p.Refused, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestUnsupported: where no pod can have a proxy, no restart helps.
+func TestUnsupported(t *testing.T) {
+	in := plan.Input{Settings: settings()}
+	in.Unsupported = inject.Supported("v1.28.0")
+	in.World, _ = load(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a}]}\n")
+	in.Apply, _ = load(t, strictMesh)
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := plan.Condition(p.Meshes[0].After, v1alpha1.ConditionInjected); c.Reason != "NativeSidecarUnavailable" || len(p.Restarts) > 0 {
+		t.Errorf("Injected %+v, restarts %+v", c, p.Restarts)
+	}
+}
+
+// TestNamespaceGoes: what is in a Namespace that is deleted goes with it.
+func TestNamespaceGoes(t *testing.T) {
+	in := plan.Input{Settings: settings()}
+	in.World, _ = load(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a}]}\n---\n"+strictMesh)
+	in.Delete, _ = load(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Meshes) != 1 || p.Meshes[0].Action != plan.Delete || p.Summary.Removed != 1 || p.Summary.Unused != 0 {
+		t.Errorf("Meshes %+v, summary %+v", p.Meshes, p.Summary)
 	}
 }

@@ -213,7 +213,9 @@ func (c *changes) addService(namespace, name string, before, after resources) {
 	for _, ref := range refs {
 		change.Resources = append(change.Resources, ref.String())
 		if c.show {
-			c.envoy = append(c.envoy, difference(text{ref, namespace, before[ref], after[ref]}, of, 0))
+			shared := difference(text{ref, namespace, before[ref], after[ref]}, of, 0)
+			shared.AtMost = c.proxies.Total
+			c.envoy = append(c.envoy, shared)
 		}
 	}
 	c.proxies.Services = append(c.proxies.Services, change)

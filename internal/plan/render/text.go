@@ -318,6 +318,8 @@ func (w *writer) envoy(list []plan.Resource, o Options) {
 		who := r.Of
 		if r.Proxies > 0 {
 			who = fmt.Sprintf("%d of the %s", r.Proxies, r.Of)
+		} else {
+			who += ", held by at most " + count(r.AtMost, "proxy", "proxies")
 		}
 		w.line("\n%s %s %s (%s)", signs[r.Action], r.Type, r.Name, who)
 		lines := strings.Split(strings.TrimSuffix(r.Diff, "\n"), "\n")
