@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -218,5 +219,19 @@ func TestNamespaceGoes(t *testing.T) {
 	}
 	if len(p.Meshes) != 1 || p.Meshes[0].Action != plan.Delete || p.Summary.Removed != 1 || p.Summary.Unused != 0 {
 		t.Errorf("Meshes %+v, summary %+v", p.Meshes, p.Summary)
+	}
+}
+
+// TestClockBehind: the older Mesh wins, also when the clock of who plans is behind that of the cluster.
+func TestClockBehind(t *testing.T) {
+	in := plan.Input{Settings: settings(), Now: time.Unix(1_700_000_000, 0)}
+	in.World, _ = load(t, strings.Replace(strictMesh, "namespace: shop}", `namespace: shop, uid: u, creationTimestamp: "2040-01-01T00:00:00Z"}`, 1))
+	in.Apply, _ = load(t, strings.Replace(strictMesh, "name: shop", "name: a", 1))
+	p, err := plan.Make(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Meshes) != 1 || p.Meshes[0].Name != "a" || plan.Condition(p.Meshes[0].After, v1alpha1.ConditionAccepted).Reason != "Conflicted" {
+		t.Errorf("Meshes %+v", p.Meshes)
 	}
 }
