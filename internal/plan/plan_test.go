@@ -64,13 +64,14 @@ spec: {template: {metadata: {labels: {app: a}}, spec: {serviceAccountName: a, co
 func TestServiceKeepsItsAddress(t *testing.T) {
 	live, _ := load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop, uid: 1-2-3}\nspec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{name: http, port: 80}]}\n")
 	applied, _ := load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n")
-	in := plan.Input{Settings: settings(), World: live, Apply: applied, Envoy: true}
+	proxied, _ := load(t, strictMesh+"---\napiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: shop}\nspec: {containers: [{name: app}]}\n")
+	in := plan.Input{Settings: settings(), World: append(proxied, live...), Apply: applied, Envoy: true}
 	p, err := plan.Make(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(p.Envoy) > 0 {
-		t.Errorf("it changes Envoy's configuration: %+v", p.Envoy)
+	if p.Proxies.Total != 1 || len(p.Envoy) > 0 {
+		t.Errorf("%d proxies; it changes Envoy's configuration: %+v", p.Proxies.Total, p.Envoy)
 	}
 	if ip := applied[0].(*corev1.Service).Spec.ClusterIP; ip != "" {
 		t.Errorf("the input was changed: cluster IP %s", ip)
