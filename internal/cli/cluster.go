@@ -206,15 +206,19 @@ func (c *cluster) list(ctx context.Context, kind client.Object, namespaces []str
 	if err != nil {
 		return nil, err
 	}
-	plural, _ := meta.UnsafeGuessKindToResource(gvk)
-	resources := plural.Resource
+	mapping, err := c.client.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+	_, optional := kind.(*networkingv1.ServiceCIDR)
+	switch {
+	case meta.IsNoMatchError(err) && optional:
+		return nil, nil // an old Kubernetes
+	case meta.IsNoMatchError(err):
+		return nil, fmt.Errorf("the cluster at %s has no kind %s in %s: install Tulle first, or plan without a cluster with --dir", c.config.Host, gvk.Kind, gvk.GroupVersion())
+	case err != nil:
+		return nil, fmt.Errorf("ask the cluster at %s for its kinds: %w", c.config.Host, err)
+	}
+	resources := mapping.Resource.Resource
 	objects, err := c.listIn(ctx, kind, "")
 	switch {
-	case meta.IsNoMatchError(err) || apierrors.IsNotFound(err):
-		if _, optional := kind.(*networkingv1.ServiceCIDR); optional {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("the cluster at %s has no kind %s in %s: install Tulle first, or plan without a cluster with --dir", c.config.Host, gvk.Kind, gvk.GroupVersion())
 	case apierrors.IsForbidden(err) && clusterScoped(kind):
 		c.miss("list " + resources)
 		return nil, nil
