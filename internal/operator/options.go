@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 
-	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 )
 
@@ -22,9 +21,6 @@ const (
 	minMinor = 38
 	maxMinor = 40
 )
-
-// DefaultEnvoyImage is the proxy's image unless the operator is told another, or the root Mesh names one.
-const DefaultEnvoyImage = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
 
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"
@@ -49,15 +45,6 @@ type Options struct {
 }
 
 func (o Options) installation() inject.Installation { return Installation(o.Namespace, o.Image) }
-
-// Installation returns what is the same for all pods of an operator that runs in the given namespace with the given image.
-func Installation(namespace, image string) inject.Installation {
-	return inject.Installation{
-		InitImage:        image,
-		ControlPlaneHost: identity.ServerName(identity.ControlPlaneService, namespace),
-		ControlPlanePort: ControlPlanePort,
-	}
-}
 
 // hostPort splits an address of Options.
 func hostPort(address string) (string, int, error) {
