@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -65,7 +66,12 @@ func newSchema(v1 *apiextensionsv1.JSONSchemaProps) (*Schema, error) {
 // words of the API server. Unknown fields are refused, as kubectl has the API server do.
 func (s *Schema) Admit(mesh map[string]any) []error {
 	var errs []error
-	unknown := pruning.PruneWithOptions(mesh, s.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
+	_, _, unknown, err := objectmeta.GetObjectMetaWithOptions(mesh, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: true})
+	if err != nil {
+		errs = append(errs, err)
+	}
+	unknown = append(unknown, pruning.PruneWithOptions(mesh, s.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})...)
+	defaulting.PruneNonNullableNullsWithoutDefaults(mesh, s.structural)
 	for _, path := range unknown {
 		errs = append(errs, fmt.Errorf("%s: unknown field", path))
 	}

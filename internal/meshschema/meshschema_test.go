@@ -18,6 +18,7 @@ func TestAdmit(t *testing.T) {
 		want       []string // in the errors, in this order
 	}{
 		{"empty", "{}", nil},
+		{"null", "null", nil},
 		{"typing error", "{mtls: {mod: Strict}}", []string{"spec.mtls.mod: unknown field"}},
 		{"enum", "{mtls: {mode: Stricct}}", []string{`spec.mtls.mode: Unsupported value: "Stricct": supported values: "Strict", "Permissive", "Disabled"`}},
 		{"type", "{proxy: {concurrency: many}}", []string{"spec.proxy.concurrency: Invalid value"}},
@@ -70,9 +71,27 @@ func TestDefaults(t *testing.T) {
 func mesh(t *testing.T, spec string) map[string]any {
 	t.Helper()
 	m := map[string]any{}
-	text := "{apiVersion: mesh.tulle.dev/v1alpha1, kind: Mesh, metadata: {name: m, namespace: n}, spec: " + spec + "}"
+	text := "{apiVersion: mesh.tulle.dev/v1alpha1, kind: Mesh, metadata: {name: m, namespace: ns}, spec: " + spec + "}"
 	if err := yaml.Unmarshal([]byte(text), &m); err != nil {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// TestMetadata: what no object's metadata has is told too.
+func TestMetadata(t *testing.T) {
+	schema, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mesh(t, "{}")
+	m["metadata"].(map[string]any)["lables"] = map[string]any{"a": "b"}
+	if errs := schema.Admit(m); len(errs) != 1 || errs[0].Error() != "metadata.lables: unknown field" {
+		t.Errorf("got %v", errs)
+	}
+	m = mesh(t, "{}")
+	m["metadata"].(map[string]any)["labels"] = "b"
+	if errs := schema.Admit(m); len(errs) != 1 {
+		t.Errorf("got %v", errs)
+	}
 }

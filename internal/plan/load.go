@@ -113,11 +113,19 @@ func load(m manifest.Object, namespace string, admission Admission) (client.Obje
 	if o == nil {
 		return nil, nil, nil
 	}
+	metadata, _ := m.Fields["metadata"].(map[string]any)
+	for _, field := range []string{"name", "namespace"} {
+		if value, has := metadata[field]; has {
+			if _, text := value.(string); !text {
+				return nil, nil, fmt.Errorf("%s: metadata.%s is %v, and no text: YAML reads n, y, on, off and numbers as something else, so quote it", m.Kind, field, value)
+			}
+		}
+	}
 	if m.Name() == "" {
 		return nil, nil, fmt.Errorf("%s: metadata.name is missing", m.Kind)
 	}
 	if namespaced && m.Namespace() == "" {
-		m.Fields["metadata"].(map[string]any)["namespace"] = namespace
+		metadata["namespace"] = namespace
 	}
 	var by string
 	var reasons []string

@@ -142,6 +142,7 @@ func TestErrors(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"twice", strictMesh + "---\n" + strictMesh, "input, document 2: Mesh shop/shop is also in input, document 1: keep one; render overlays and charts first"},
 		{"no name", "apiVersion: v1\nkind: Service\n", "input, document 1: Service: metadata.name is missing"},
+		{"namespace that YAML takes for false", "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: n}\n", "Service: metadata.namespace is false, and no text: YAML reads n, y, on, off and numbers as something else, so quote it"},
 		{"wrong type", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: http}]}\n", "input, document 1: Service a: json: cannot unmarshal string"},
 		{"unknown version", "apiVersion: mesh.tulle.dev/v1\nkind: Mesh\nmetadata: {name: a}\n", "there is no kind Mesh in mesh.tulle.dev/v1: this tulle knows Mesh in mesh.tulle.dev/v1alpha1"},
 	}
