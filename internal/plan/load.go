@@ -115,7 +115,7 @@ func load(m manifest.Object, namespace string, admission Admission) (client.Obje
 	}
 	metadata, _ := m.Fields["metadata"].(map[string]any)
 	for _, field := range []string{"name", "namespace"} {
-		if value, has := metadata[field]; has {
+		if value := metadata[field]; value != nil {
 			if _, text := value.(string); !text {
 				return nil, nil, fmt.Errorf("%s: metadata.%s is %v, and no text: YAML reads n, y, on, off and numbers as something else, so quote it", m.Kind, field, value)
 			}
