@@ -18,7 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/status"
 )
 
-// ReasonNotKnown is the reason of Issued where nobody knows whether certificates are issued.
+// ReasonNotKnown is the reason of a condition that a plan can't know.
 const ReasonNotKnown = "NotKnown"
 
 // Make makes a plan. The error names what the input can't be understood for; what is wrong with the objects is in the plan.
@@ -49,10 +49,7 @@ func Make(in Input) (*Plan, error) {
 	p.Pods = w.podNotes(next, p.Restarts)
 	p.Endpoints, p.Plaintext = lostEndpoints(old, next), refusedPlaintext(old, next)
 	p.Proxies, p.Envoy = compare(held, w.configuration(next), in.Envoy)
-	if err := w.compileErrors(); err != nil {
-		return nil, err
-	}
-	p.Assumptions = assumptions(p, next)
+	p.Assumptions = append(assumptions(p, next), w.failures()...)
 	p.summarize(actions)
 	return p, nil
 }

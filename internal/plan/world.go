@@ -2,8 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -356,10 +354,12 @@ func podKey(p *corev1.Pod) model.WorkloadKey {
 	return model.WorkloadKey{Namespace: p.Namespace, Name: p.Name}
 }
 
-// compileErrors says what could not be made; the operator would report the same.
-func (w *worlds) compileErrors() error {
-	if len(w.failed) == 0 {
-		return nil
+// failures say what could not be compiled: the operator would report the same, and serve everything else.
+func (w *worlds) failures() []string {
+	var texts []string
+	for _, err := range w.failed {
+		texts = append(texts, "what could not be configured is left out: "+err.Error())
 	}
-	return fmt.Errorf("a proxy can't be configured: %w", errors.Join(w.failed...))
+	slices.Sort(texts)
+	return slices.Compact(texts)
 }
