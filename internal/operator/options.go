@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 
+	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
 )
 
@@ -44,7 +45,13 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-func (o Options) installation() inject.Installation { return Installation(o.Namespace, o.Image) }
+func (o Options) installation() inject.Installation {
+	return inject.Installation{
+		InitImage:        o.Image,
+		ControlPlaneHost: identity.ServerName(identity.ControlPlaneService, o.Namespace),
+		ControlPlanePort: ControlPlanePort,
+	}
+}
 
 // hostPort splits an address of Options.
 func hostPort(address string) (string, int, error) {
