@@ -29,7 +29,7 @@ import (
 // TestPredictions: what a plan predicts for random changes of random clusters is what a control plane says that starts once
 // the change is made: the conditions of every Mesh, and the objects that it keeps.
 func TestPredictions(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(80) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := &cluster{Rand: rand.New(rand.NewPCG(seed, 7)), objects: map[string]client.Object{}} //nolint:gosec // repeatable
 			c.populate()
