@@ -44,8 +44,9 @@ demo-down: $(LAB) ## Remove what the demo made.
 ##@ Build
 
 .PHONY: build
-build: ## Build the operator and the init container's program into bin/.
+build: ## Build the operator, the init container's program and the command-line tool (also as kubectl's plugin) into bin/.
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+	ln -f bin/tulle bin/kubectl-tulle
 
 .PHONY: image
 image: ## Build the operator's image, IMAGE.

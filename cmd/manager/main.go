@@ -51,7 +51,7 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	o := operator.Options{Namespace: getenv("POD_NAMESPACE"), PodName: getenv("POD_NAME"), Image: getenv("TULLE_IMAGE")}
 	var level slog.Level
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
-	flags.StringVar(&o.EnvoyImage, "envoy-image", "docker.io/envoyproxy/envoy:distroless-v1.40.0", "image of the proxy, unless the root Mesh names one")
+	flags.StringVar(&o.EnvoyImage, "envoy-image", operator.DefaultEnvoyImage, "image of the proxy, unless the root Mesh names one")
 	flags.DurationVar(&o.PlaintextQuiet, "plaintext-quiet", operator.QuietDefault,
 		"how long nobody must have connected without mTLS before a Permissive Mesh's condition Encrypted says that Strict is safe")
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
