@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -24,20 +25,31 @@ type Fault struct {
 	Message string
 }
 
-// SetFaults replaces the faults of what was read.
-func (f *Findings) SetFaults(faults []Fault) {
-	f.set(func() bool {
-		changed := !slices.Equal(f.faults, faults)
-		f.faults = faults
-		return changed
-	})
+// Faults are those of what a replica read, whether it leads or not.
+type Faults struct {
+	// Changed fires when there are others, and when something could not be compiled.
+	Changed Signal
+
+	mu  sync.Mutex
+	all []Fault
 }
 
-// Faults returns the faults of what was read.
-func (f *Findings) Faults() []Fault {
+// Set replaces the faults.
+func (f *Faults) Set(faults []Fault) {
+	f.mu.Lock()
+	changed := !slices.Equal(f.all, faults)
+	f.all = faults
+	f.mu.Unlock()
+	if changed {
+		f.Changed.Fire()
+	}
+}
+
+// All returns the faults.
+func (f *Faults) All() []Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.faults
+	return f.all
 }
 
 // withFaults adds to the problems of a Mesh what Tulle itself is at fault for. It comes first: nothing else may be right then.

@@ -99,9 +99,9 @@ func TestFaultsAreTold(t *testing.T) {
 	if got, want := strings.Join(told, ", "), "about the Mesh, about a Service, its own"; got != want {
 		t.Errorf("told %s; want %s", got, want)
 	}
-	var f Findings
-	f.SetFaults(faults)
-	if len(f.Faults()) != 4 {
-		t.Errorf("kept %v", f.Faults())
+	var f Faults
+	f.Set(faults)
+	if len(f.All()) != 4 {
+		t.Errorf("kept %v", f.All())
 	}
 }

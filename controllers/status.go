@@ -49,7 +49,9 @@ type Status struct {
 	// Fleet returns the state of the proxies of all replicas, with revisions of the snapshot; ProxiesChanged fires when it may have changed.
 	Fleet          func(*model.Snapshot) peers.Fleet
 	ProxiesChanged *Signal
-	// Failures returns what can't be compiled; Findings.Changed fires when that may have changed. May be nil.
+	// Faults are what this replica could not read. Failures returns what it can't compile; Faults.Changed fires when that may have
+	// changed. May be nil.
+	Faults   *Faults
 	Failures func() []Fault
 	// Installation is what injection gives all pods.
 	Installation inject.Installation
@@ -74,6 +76,7 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 		WatchesRawSource(s.World.Changed.Source(statusDelay)).
 		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
 		WatchesRawSource(s.Findings.Changed.Source(statusDelay)).
+		WatchesRawSource(s.Faults.Changed.Source(statusDelay)).
 		Complete(contained(s.Panics, "status", s))
 }
 
@@ -132,7 +135,7 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 ) []status.Input {
 	rejections := status.Rejections(fleet.Proxies)
 	reader := snapshot.Reader()
-	faults := s.Findings.Faults()
+	faults := s.Faults.All()
 	if s.Failures != nil {
 		faults = append(slices.Clone(faults), s.Failures()...)
 	}

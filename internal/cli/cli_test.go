@@ -63,14 +63,14 @@ func TestPlan(t *testing.T) {
 		want  []string // in the output, or in the message of an error
 	}{
 		{name: "a file of the directory itself counts as what is applied", files: repository, args: "-f deploy/mesh.yaml --dir deploy",
-			want: []string{"Plan: create Mesh shop/shop: 1 object made, 1 object changed, 1 pod to restart.", "kubectl -n shop rollout restart deploy/web", "ignored: 1 Ingress"}},
+			want: []string{"Plan: create Mesh shop/shop: 1 object made, 2 objects changed, 1 pod to restart.", "kubectl -n shop rollout restart deploy/web", "ignored: 1 Ingress"}},
 		{name: "a change of what is in the directory", files: repository, args: "-f strict.yaml --dir deploy",
 			want: []string{"Plan: update Mesh shop/shop: 1 proxy touched.", "mTLS Permissive → Strict"}},
 		{name: "standard input", files: repository, stdin: strict, args: "-f - --dir deploy --exit-code", code: exitChanges,
 			want: []string{"Plan: update Mesh shop/shop"}},
 		{name: "nothing changes", files: repository, stdin: shop, args: "-f - --dir deploy --exit-code", want: []string{"Nothing would change."}},
 		{name: "all at once from nothing", files: repository, args: "-f deploy --offline",
-			want: []string{"Plan: create Mesh shop/shop: 1 object made, 1 object changed.", "the one pod has a current proxy"}},
+			want: []string{"Plan: create Mesh shop/shop: 1 object made, 2 objects changed.", "the one pod has a current proxy"}},
 		{name: "deletion of a file", files: repository, args: "--delete -f strict.yaml --dir deploy", want: []string{"- Mesh shop/shop would be deleted."}},
 		{name: "deletion by name", files: repository, args: "--delete mesh/shop -n shop --dir deploy", want: []string{"- Mesh shop/shop would be deleted."}},
 		{name: "deletion of what is not there", files: repository, args: "--delete mesh/shop --dir deploy", code: exitError,

@@ -66,6 +66,7 @@ type bodyKey struct {
 func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 	return &Compiler{
 		onError:    onError,
+		translate:  Compile,
 		entries:    map[resource.ScopedRef]*entry{},
 		unfinished: map[resource.ScopedRef]struct{}{},
 		readers:    map[model.Key]map[resource.ScopedRef]*entry{},

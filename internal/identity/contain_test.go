@@ -25,13 +25,13 @@ func TestSecretThatPanics(t *testing.T) {
 		if broken {
 			panic("a bug")
 		}
-	}, func() {})
+	}, func(time.Duration) {}, func() {})
 	w := &Watch{Materials: m, Panics: panics}
 	root := issue(t, nil, 100*time.Hour, nil)
-	w.contain("ConfigMap tulle-trust", func() { m.SetTrusted(root.crt()) })
+	w.contain("ConfigMap tulle-trust", func() { m.SetTrusted(root.crt(), nil) })
 	broken = false
 	other := issue(t, nil, 100*time.Hour, nil)
-	w.contain("ConfigMap tulle-trust", func() { m.SetTrusted(other.crt()) })
+	w.contain("ConfigMap tulle-trust", func() { m.SetTrusted(other.crt(), nil) })
 	if got, want := strings.TrimSpace(string(m.Trust())), strings.TrimSpace(string(other.crt())); got != want {
 		t.Errorf("trusted: %s", got)
 	}

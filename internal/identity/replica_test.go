@@ -21,7 +21,7 @@ func server(name string) func(*x509.Certificate) {
 // handshake has a client and a server shake hands and exchange a byte, which in TLS 1.3 is when a client learns that it was refused.
 func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error) {
 	t.Helper()
-	near, far := net.Pipe()
+	near, far := connection(t)
 	deadline := time.Now().Add(10 * time.Second)
 	served := make(chan error, 1)
 	go func() {
@@ -36,6 +36,23 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 	_, clientErr = c.Read(make([]byte, 1))
 	near.Close()
 	return clientErr, <-served
+}
+
+// connection returns both ends of a connection that, unlike a net.Pipe, takes an alert that nobody reads.
+func connection(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if near, err = net.Dial("tcp", listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
 }
 
 // TestReplicasKnowEachOther: two replicas talk, and nobody else with either, whatever certificate they have.

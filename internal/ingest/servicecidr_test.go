@@ -51,7 +51,7 @@ func TestKubernetesWithoutServiceCIDRs(t *testing.T) {
 				t.Fatal(err)
 			}
 			fake := &informertest.FakeInformers{Scheme: types}
-			i := New(Options{Cache: &lacking{fake, test.err}, Log: testr.New(t)})
+			i := New(Options{Cache: &lacking{fake, test.err}, NewBuilder: func() Builder { return nil }, Log: testr.New(t)})
 			synced, err := i.watch(t.Context())
 			if len(synced) != test.want {
 				t.Errorf("%d informers, want %d", len(synced), test.want)

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -10,8 +11,8 @@ import (
 type owner struct {
 	service  ServiceKey
 	workload WorkloadKey
-	// node is true for an address of a Node that is no pod's own.
-	node bool
+	// node is the name of the Node whose address it is, when it is no pod's own.
+	node string
 	// vanished is true for the cluster IP of a Service that is gone: nobody is there.
 	vanished bool
 }
@@ -64,7 +65,7 @@ func (b *Builder) resolveAddresses() {
 			b.put(addressKey(a), &owner{workload: p.key})
 		case len(b.nodesAt[a]) > 0:
 			b.vanished.remove(a)
-			b.put(addressKey(a), &owner{node: true})
+			b.put(addressKey(a), &owner{node: slices.Min(slices.Collect(maps.Keys(b.nodesAt[a])))})
 		case b.vanished.known[a]:
 			b.put(addressKey(a), &owner{vanished: true})
 		default:

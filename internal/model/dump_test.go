@@ -187,7 +187,7 @@ func dumpOwner(o *owner) any {
 	if o.vanished {
 		return "vanished"
 	}
-	if o.node {
+	if o.node != "" {
 		return "node"
 	}
 	if o.service != (ServiceKey{}) {

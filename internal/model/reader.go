@@ -56,7 +56,7 @@ func (r *Reader) Address(a netip.AddrPort) Destination {
 	switch {
 	case o != nil && o.vanished:
 		return Destination{Kind: UnknownService}
-	case o != nil && o.node:
+	case o != nil && o.node != "":
 		return Destination{Kind: Outside}
 	case o != nil && o.service != (ServiceKey{}):
 		return r.servicePort(o.service, a.Port())

@@ -23,7 +23,6 @@ type entry struct {
 const (
 	kindSummary  KeyKind = 100 + iota // what status asks of a namespace; Name is empty
 	kindProblems                      // the Problems that were found at a Service
-	kindMachine                       // the name of the Node whose own address is Name
 )
 
 func (k KeyKind) internal() bool { return k >= kindSummary }

@@ -30,28 +30,19 @@ func (o *operator) barred(all []ingest.Barred) {
 		}
 		faults = append(faults, fault)
 		now[fault.Message] = true
-		if fault.Mesh == "" && !o.told[fault.Message] && o.leads() {
+		if fault.Mesh == "" && !o.told[fault.Message] && o.leading.Load() {
 			o.manager.GetEventRecorder("tulle").Eventf(b.Object, nil, corev1.EventTypeWarning, "InternalError", "Read", "%s", fault.Message)
 		}
 	}
 	o.told = now
-	o.findings.SetFaults(faults)
-}
-
-func (o *operator) leads() bool {
-	select {
-	case <-o.manager.Elected():
-		return true
-	default:
-		return false
-	}
+	o.faults.Set(faults)
 }
 
 // cannotCompile tells of a resource that could not be made.
 func (o *operator) cannotCompile(ref resource.ScopedRef, err error) {
 	o.panics.Note(contain.Compile, err)
 	o.Log.Error("cannot compile", "part", "compile", "resource", ref.Ref.String(), "pod", ref.Pod, "error", err)
-	o.findings.Changed.Fire()
+	o.faults.Changed.Fire()
 }
 
 // failures are the resources that can't be made, for the Meshes of the namespaces that they tell of.

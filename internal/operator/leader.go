@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -19,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/peers"
+	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 // candidacyPause is how long a replica waits before it stands for election again after it lost the lease.
@@ -97,21 +99,25 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 		SetupWithManager(manager.Manager) error
 	}{
 		&controllers.Trust{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(certManager), CertManager: certManager, Cache: shared,
 		},
-		&controllers.Bundle{Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged, Applier: applier(direct)},
+		&controllers.Bundle{
+			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Findings: &findings, Trust: o.xds.Trust, Proxies: allProxies(o.fleet(collector)), Applier: applier(direct),
+		},
 		&controllers.Webhooks{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
 		&controllers.Bootstrap{
-			Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
 		&controllers.Status{
-			World: &o.world, Findings: &findings, Fleet: o.fleet(collector), ProxiesChanged: &o.proxiesChanged,
+			Panics: o.panics, Failures: o.failures, Faults: &o.faults, World: &o.world, Findings: &findings, Fleet: o.fleet(collector), ProxiesChanged: &o.proxiesChanged,
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: term.GetClient(), Events: events,
+			Quiet: o.quiet(),
 		},
 	}
 	errs := []error{term.Add(certManager), term.Add(followReplicas{o, collector})}
@@ -125,6 +131,20 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 func (o *operator) fleet(collector *peers.Collector) func(*model.Snapshot) peers.Fleet {
 	return func(snapshot *model.Snapshot) peers.Fleet {
 		view := peers.View{Revision: snapshot.Revision(), Meshes: peers.Generations(snapshot)}
-		return collector.Fleet(view, o.xds.Proxies())
+		return collector.Fleet(view, peers.Own{Proxies: o.xds.Proxies(), Plaintext: o.xds.Plaintext()})
+	}
+}
+
+// allProxies returns the state of the proxies of all replicas, or an error that names those that don't report.
+func allProxies(fleet func(*model.Snapshot) peers.Fleet) func(*model.Snapshot) ([]xds.ProxyState, error) {
+	return func(snapshot *model.Snapshot) ([]xds.ProxyState, error) {
+		f := fleet(snapshot)
+		switch {
+		case len(f.Silent) > 0:
+			return nil, fmt.Errorf("replicas of the control plane don't report: %s", strings.Join(f.Silent, ", "))
+		case f.Incomplete:
+			return nil, errors.New("a replica of the control plane has not reported yet")
+		}
+		return f.Proxies, nil
 	}
 }

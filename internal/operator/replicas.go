@@ -51,7 +51,7 @@ func (o *operator) makePeers() error {
 	o.sight = &peers.Sight{
 		Ask: ask, Others: o.otherReplicas, Port: port, TLS: tls, Regain: cmp.Or(o.RegainSight, peers.Regain), Changed: o.sendOff, Log: log,
 	}
-	o.peers = &peers.Server{Generations: o.generations, Proxies: o.xds.Proxies, SeesNow: o.sight.SeesNow, TLS: tls, Log: log}
+	o.peers = &peers.Server{Generations: o.generations, Proxies: o.xds.Proxies, Plaintext: o.xds.Plaintext, SeesNow: o.sight.SeesNow, TLS: tls, Log: log}
 	o.newCollector = func() *peers.Collector {
 		return &peers.Collector{Self: o.PodName, Port: port, TLS: tls, Changed: o.proxiesChanged.Fire, Log: log}
 	}
@@ -171,6 +171,8 @@ func (f followReplicas) Start(ctx context.Context) error {
 		}
 	}()
 	f.Log.Info("this replica leads")
+	f.leading.Store(true)
+	defer f.leading.Store(false)
 	notify() // also when there are none
 	go f.collector.Run(ctx)
 	for {

@@ -14,8 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 const (
@@ -52,7 +50,7 @@ type replica struct {
 }
 
 // Fleet returns what is known of the proxies of all replicas, given what the leader knows.
-func (c *Collector) Fleet(view View, own []xds.ProxyState) Fleet {
+func (c *Collector) Fleet(view View, own Own) Fleet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	replicas := make([]Replica, 0, len(c.replicas))

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,11 +28,19 @@ type View struct {
 	Meshes   []Generation
 }
 
+// Own is what the leader itself knows of proxies.
+type Own struct {
+	Proxies   []xds.ProxyState
+	Plaintext []xds.PlaintextReport
+}
+
 // Fleet is what is known of the proxies of all live replicas.
 type Fleet struct {
 	// Proxies have each pod once. Their SyncedRevision is one of the leader's: a proxy holds a Mesh's generation if it has reached
 	// the revision that brought it.
 	Proxies []xds.ProxyState
+	// Plaintext is what proxies reported of who connects without mTLS. One may have reported to several replicas.
+	Plaintext []xds.PlaintextReport
 	// Silent are the names of the live replicas that don't report. Nobody knows what their proxies hold.
 	Silent []string
 	// Incomplete is true while a replica has not reported yet and is not silent either: it is better to wait than to judge.
@@ -39,8 +48,8 @@ type Fleet struct {
 }
 
 // Merge puts together what the leader and the other live replicas know. The leader must have looked at its proxies after its view.
-func Merge(now time.Time, view View, own []xds.ProxyState, replicas []Replica) Fleet {
-	var f Fleet
+func Merge(now time.Time, view View, own Own, replicas []Replica) Fleet {
+	f := Fleet{Plaintext: slices.Clone(own.Plaintext)}
 	proxies := map[string]xds.ProxyState{}
 	take := func(p xds.ProxyState) {
 		// A pod with streams to two replicas has left the older one, which has not noticed yet.
@@ -48,7 +57,7 @@ func Merge(now time.Time, view View, own []xds.ProxyState, replicas []Replica) F
 			proxies[p.Proxy.UID] = p
 		}
 	}
-	for _, p := range own {
+	for _, p := range own.Proxies {
 		take(p)
 	}
 	for _, r := range replicas {
@@ -64,6 +73,9 @@ func Merge(now time.Time, view View, own []xds.ProxyState, replicas []Replica) F
 		for _, p := range r.State.proxies {
 			p.SyncedRevision = translation.revision(p.SyncedRevision)
 			take(p)
+		}
+		for _, uid := range slices.Sorted(maps.Keys(r.State.plaintext)) {
+			f.Plaintext = append(f.Plaintext, r.State.plaintext[uid])
 		}
 	}
 	for _, p := range proxies {

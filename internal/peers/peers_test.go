@@ -1,13 +1,16 @@
 package peers
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -109,7 +112,7 @@ func TestMerge(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if diff := cmp.Diff(tt.want, Merge(noon, view, tt.own, tt.replicas)); diff != "" {
+			if diff := cmp.Diff(tt.want, Merge(noon, view, Own{Proxies: tt.own}, tt.replicas)); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -124,7 +127,7 @@ func TestClocks(t *testing.T) {
 	ahead.ConnectedAt = ahead.ConnectedAt.Add(skew)
 	s := &State{}
 	s.apply(Report{Sent: noon.Add(skew), Meshes: []Generation{}, Proxies: []xds.ProxyState{ahead}}, noon)
-	got := Merge(noon, View{Revision: 9}, []xds.ProxyState{proxy("x", 2, 4)}, []Replica{{Name: "ahead", State: s, Heard: noon}})
+	got := Merge(noon, View{Revision: 9}, Own{Proxies: []xds.ProxyState{proxy("x", 2, 4)}}, []Replica{{Name: "ahead", State: s, Heard: noon}})
 	if diff := cmp.Diff([]xds.ProxyState{proxy("x", 2, 4)}, got.Proxies); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -134,7 +137,7 @@ func TestClocks(t *testing.T) {
 func TestReports(t *testing.T) {
 	t.Parallel()
 	var o outbox
-	tell := func(meshes []Generation, proxies ...xds.ProxyState) Report { return o.next(noon, meshes, proxies) }
+	tell := func(meshes []Generation, proxies ...xds.ProxyState) Report { return o.next(noon, meshes, proxies, nil) }
 	a5 := []Generation{mesh("a", 1, 5)}
 	check := func(what string, got, want Report) {
 		t.Helper()
@@ -157,6 +160,55 @@ func TestReports(t *testing.T) {
 	check("no Mesh", tell(nil, proxy("x", 0, 0)), Report{Meshes: []Generation{}, Proxies: []xds.ProxyState{proxy("x", 0, newest)}})
 }
 
+// TestPlaintext: what proxies reported of plaintext to any replica reaches the leader, until they take it back, in the times of its own clock.
+func TestPlaintext(t *testing.T) {
+	t.Parallel()
+	const skew = 40 * time.Second
+	report := func(pod string, ago time.Duration) xds.PlaintextReport {
+		return xds.PlaintextReport{Proxy: resource.Proxy{UID: "uid-" + pod}, Count: 1, Peers: []xds.PlaintextPeer{{
+			Address: netip.MustParseAddr("10.244.0.9"), Port: 80, LastSeen: noon.Add(-ago), Reports: 3,
+		}}}
+	}
+	var o outbox
+	var s *State
+	tell := func(plaintext ...xds.PlaintextReport) Report {
+		t.Helper()
+		r := o.next(noon, nil, nil, plaintext)
+		line, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read Report
+		if err := json.Unmarshal(line, &read); err != nil {
+			t.Fatal(err)
+		}
+		if s == nil {
+			s = &State{}
+		}
+		s.apply(read, noon.Add(skew))
+		return r
+	}
+	fleet := func() []xds.PlaintextReport {
+		own := Own{Plaintext: []xds.PlaintextReport{report("own", 1)}}
+		return Merge(noon.Add(skew), View{}, own, []Replica{{Name: "peer", State: s, Heard: noon.Add(skew)}}).Plaintext
+	}
+	later := func(p xds.PlaintextReport) xds.PlaintextReport {
+		p.Peers[0].LastSeen = p.Peers[0].LastSeen.Add(skew)
+		return p
+	}
+	tell(report("x", 5*time.Second), report("y", 7*time.Second))
+	if diff := cmp.Diff([]xds.PlaintextReport{report("own", 1), later(report("x", 5*time.Second)), later(report("y", 7*time.Second))}, fleet(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("two report (-want +got):\n%s", diff)
+	}
+	if r := tell(report("x", 5*time.Second), report("y", 7*time.Second)); !r.quiet() {
+		t.Errorf("the same again is told as %+v", r)
+	}
+	tell(report("y", time.Second))
+	if diff := cmp.Diff([]xds.PlaintextReport{report("own", 1), later(report("y", time.Second))}, fleet(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("x is silent and y goes on (-want +got):\n%s", diff)
+	}
+}
+
 // TestTranslation holds, for random histories of two replicas, that a proxy is said to hold a generation only when it does, and that one that
 // keeps up with a replica that knows all is said to hold all.
 func TestTranslation(t *testing.T) {
@@ -174,8 +226,8 @@ func TestTranslation(t *testing.T) {
 		p := proxy("x", 1, r.Uint64N(25))
 		var o outbox
 		s := &State{}
-		s.apply(o.next(noon, replica, []xds.ProxyState{p}), noon)
-		got := Merge(noon, View{Revision: 20, Meshes: leader}, nil, []Replica{{State: s, Heard: noon}}).Proxies[0].SyncedRevision
+		s.apply(o.next(noon, replica, []xds.ProxyState{p}, nil), noon)
+		got := Merge(noon, View{Revision: 20, Meshes: leader}, Own{}, []Replica{{State: s, Heard: noon}}).Proxies[0].SyncedRevision
 		all := true
 		for _, m := range leader {
 			i := slices.IndexFunc(replica, func(g Generation) bool { return g.UID == m.UID })

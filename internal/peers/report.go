@@ -33,6 +33,8 @@ type Report struct {
 	Proxies []xds.ProxyState
 	// Gone are the UIDs of the pods whose proxies went.
 	Gone []string
+	// Plaintext are the proxies' reports of who connects without mTLS that came or changed; one without peers takes the last one back.
+	Plaintext []xds.PlaintextReport
 }
 
 // Generations returns what a snapshot has of each Mesh.
@@ -49,12 +51,14 @@ func Generations(snapshot *model.Snapshot) []Generation {
 type outbox struct {
 	started bool
 	meshes  []Generation
-	proxies map[string]xds.ProxyState // by the pod's UID
+	// By the pod's UID.
+	proxies   map[string]xds.ProxyState
+	plaintext map[string]xds.PlaintextReport
 }
 
-// next returns what to tell of the generations and proxies that a replica has now. The proxies must have been looked at after the
+// next returns what to tell of the generations, proxies and plaintext that a replica knows of now. The proxies must have been looked at after the
 // generations: what they are synced to is then at least as new.
-func (o *outbox) next(now time.Time, meshes []Generation, proxies []xds.ProxyState) Report {
+func (o *outbox) next(now time.Time, meshes []Generation, proxies []xds.ProxyState, plaintext []xds.PlaintextReport) Report {
 	r := Report{Sent: now}
 	if !o.started || !slices.Equal(o.meshes, meshes) {
 		r.Meshes = append([]Generation{}, meshes...)
@@ -81,8 +85,29 @@ func (o *outbox) next(now time.Time, meshes []Generation, proxies []xds.ProxySta
 	}
 	slices.SortFunc(r.Proxies, func(a, b xds.ProxyState) int { return cmp.Compare(a.Proxy.UID, b.Proxy.UID) })
 	slices.Sort(r.Gone)
+	r.Plaintext = o.nextPlaintext(plaintext)
 	o.started, o.meshes, o.proxies = true, meshes, current
 	return r
+}
+
+// nextPlaintext returns the reports of plaintext that differ from those that the reader was told of.
+func (o *outbox) nextPlaintext(plaintext []xds.PlaintextReport) []xds.PlaintextReport {
+	var changed []xds.PlaintextReport
+	current := make(map[string]xds.PlaintextReport, len(plaintext))
+	for _, p := range plaintext {
+		current[p.Proxy.UID] = p
+		if before, ok := o.plaintext[p.Proxy.UID]; !ok || !reflect.DeepEqual(before, p) {
+			changed = append(changed, p)
+		}
+	}
+	for uid, p := range o.plaintext {
+		if _, ok := current[uid]; !ok {
+			changed = append(changed, xds.PlaintextReport{Proxy: p.Proxy})
+		}
+	}
+	o.plaintext = current
+	slices.SortFunc(changed, func(a, b xds.PlaintextReport) int { return cmp.Compare(a.Proxy.UID, b.Proxy.UID) })
+	return changed
 }
 
 // marksOf returns the revisions that brought a generation, in order.
@@ -112,14 +137,16 @@ func lower(marks []uint64, revision uint64) uint64 {
 
 // State is what a replica has reported.
 type State struct {
-	meshes  map[string]Generation     // by UID
-	proxies map[string]xds.ProxyState // by the pod's UID
+	meshes map[string]Generation // by UID
+	// By the pod's UID.
+	proxies   map[string]xds.ProxyState
+	plaintext map[string]xds.PlaintextReport
 }
 
 // apply takes in a report. Times are turned into those of the reader's clock, as those of several replicas are compared.
 func (s *State) apply(r Report, received time.Time) {
 	if s.proxies == nil {
-		s.proxies = map[string]xds.ProxyState{}
+		s.proxies, s.plaintext = map[string]xds.ProxyState{}, map[string]xds.PlaintextReport{}
 	}
 	if r.Meshes != nil {
 		s.meshes = make(map[string]Generation, len(r.Meshes))
@@ -134,7 +161,19 @@ func (s *State) apply(r Report, received time.Time) {
 	for _, uid := range r.Gone {
 		delete(s.proxies, uid)
 	}
+	for _, p := range r.Plaintext {
+		if p.Count == 0 {
+			delete(s.plaintext, p.Proxy.UID)
+			continue
+		}
+		for i := range p.Peers {
+			p.Peers[i].LastSeen = received.Add(p.Peers[i].LastSeen.Sub(r.Sent))
+		}
+		s.plaintext[p.Proxy.UID] = p
+	}
 }
 
 // quiet says whether a report changes nothing.
-func (r Report) quiet() bool { return r.Meshes == nil && len(r.Proxies) == 0 && len(r.Gone) == 0 }
+func (r Report) quiet() bool {
+	return r.Meshes == nil && len(r.Proxies) == 0 && len(r.Gone) == 0 && len(r.Plaintext) == 0
+}

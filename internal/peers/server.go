@@ -28,9 +28,11 @@ const (
 
 // Server serves what this replica knows of its proxies to other replicas, and to nobody else.
 type Server struct {
-	// Generations returns those of the newest snapshot, Proxies the state of every connected proxy.
+	// Generations returns those of the newest snapshot, Proxies the state of every connected proxy, Plaintext what proxies reported of who
+	// connects without mTLS.
 	Generations func() []Generation
 	Proxies     func() []xds.ProxyState
+	Plaintext   func() []xds.PlaintextReport
 	// SeesNow says whether this replica sees the API server; see Sight.
 	SeesNow func(context.Context) bool
 	// TLS must refuse whoever is not a replica.
@@ -113,7 +115,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 	for {
 		change := s.change()
 		meshes := s.Generations()
-		report := o.next(time.Now(), meshes, s.Proxies())
+		report := o.next(time.Now(), meshes, s.Proxies(), s.Plaintext())
 		if err := errors.Join(control.SetWriteDeadline(time.Now().Add(SilentAfter)), encoder.Encode(report), control.Flush()); err != nil {
 			s.Log.Warn("a replica does not read what it asked for", "replica", r.RemoteAddr, "error", err)
 			return

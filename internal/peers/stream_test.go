@@ -71,6 +71,7 @@ func start(t *testing.T, config *tls.Config, port string) *other {
 	o.server = &Server{
 		Generations: func() []Generation { o.mu.Lock(); defer o.mu.Unlock(); return o.meshes },
 		Proxies:     func() []xds.ProxyState { o.mu.Lock(); defer o.mu.Unlock(); return o.proxies },
+		Plaintext:   func() []xds.PlaintextReport { return nil },
 		TLS:         config, Log: slog.New(slog.DiscardHandler),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -107,7 +108,7 @@ func TestStream(t *testing.T) {
 		t.Helper()
 		end := time.After(SilentAfter + 10*time.Second)
 		for {
-			got := c.Fleet(view, []xds.ProxyState{proxy("x", 1, 50)})
+			got := c.Fleet(view, Own{Proxies: []xds.ProxyState{proxy("x", 1, 50)}})
 			for i := range got.Proxies {
 				got.Proxies[i].ConnectedAt = noon // by the wall clock of the other, less what it took to get here
 			}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -301,9 +302,19 @@ func (w *worlds) statuses(out *world, issued identity.Verdict) map[key]*v1alpha1
 			in.Proxies = out.proxyStates(out.snapshot.Namespaces()...)
 		}
 		s := status.Of(in)
+		notObserved(&s)
 		statuses[key{"Mesh", types.NamespacedName{Namespace: report.Namespace, Name: report.Name}}] = &s
 	}
 	return statuses
+}
+
+// notObserved says that a plan observes nobody: who connects without mTLS is known to the operator alone.
+func notObserved(s *v1alpha1.MeshStatus) {
+	for i := range s.Conditions {
+		if c := &s.Conditions[i]; c.Type == v1alpha1.ConditionEncrypted && c.Reason == status.ReasonObserving {
+			c.Reason, c.Message = ReasonNotKnown, "the operator observes who connects without mTLS; a plan does not"
+		}
+	}
 }
 
 // statusInput is what status asks of a namespace.
@@ -316,6 +327,10 @@ func (w *worlds) statusInput(out *world, namespace string) status.Input {
 		Proxies:     out.proxyStates(namespace),
 		Unsupported: w.in.Unsupported,
 		Conflict:    out.conflict(namespace),
+		Now:         w.in.Now,
+	}
+	for i := range in.Proxies {
+		in.Proxies[i].Encryption = xds.Encryption{CertificateExpires: w.in.Now.Add(24 * time.Hour), Listening: true}
 	}
 	// Settings that no proxy can start with are a Problem already; the current version is then not known.
 	in.Sidecar, _ = inject.Version(inject.For(w.in.Installation, in.Namespace, reader.MeshWide()))

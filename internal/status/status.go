@@ -89,6 +89,9 @@ func Of(in Input) v1alpha1.MeshStatus {
 		in.unlessSilent(in.programmed(pods)),
 	}
 	encrypted, counts := in.encrypted(pods)
+	if !in.Report.Root {
+		encrypted = in.unlessSilent(encrypted)
+	}
 	all := append(slices.Clone(outcomes), encrypted)
 	if counts {
 		outcomes = all

@@ -178,6 +178,7 @@ func TestOf(t *testing.T) {
 		{name: "a replica is silent", edit: func(in *Input) { in.Silent = []string{"tulle-manager-a"} }, row: "2/2 Strict 4", want: []string{
 			"Injected=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
 			"Programmed=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Encrypted=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
 			"Ready=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see condition Injected",
 		}},
 		{name: "a replica is silent, and so are its proxies", edit: func(in *Input) {
@@ -185,6 +186,7 @@ func TestOf(t *testing.T) {
 		}, row: "0/2 Strict 4", want: []string{
 			"Injected=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see the logs, or delete the pod if its node is gone",
 			"Programmed=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see the logs, or delete the pod if its node is gone",
+			"Encrypted=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see the logs, or delete the pod if its node is gone",
 			"Ready=Unknown ReplicaSilent: 2 live control-plane replicas do not report the proxies: tulle-manager-a, tulle-manager-b; see condition Injected",
 		}},
 		{name: "a replica is silent, and what is known is bad", edit: func(in *Input) {
@@ -192,6 +194,7 @@ func TestOf(t *testing.T) {
 		}, row: "2/2 Strict 4", want: []string{
 			"Injected=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
 			"Programmed=False Pending: 1 of 2 proxies do not hold generation 4 yet: details-1",
+			"Encrypted=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
 			"Ready=False Pending: 1 of 2 proxies do not hold generation 4 yet; see condition Programmed",
 		}},
 		{name: "no pods, and a replica is silent", edit: func(in *Input) {
@@ -199,6 +202,7 @@ func TestOf(t *testing.T) {
 		}, row: "0/0 Strict 4", want: []string{
 			"Injected=True NoPods: no pod is selected yet",
 			"Programmed=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
+			"Encrypted=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see the logs, or delete the pod if its node is gone",
 			"Ready=Unknown ReplicaSilent: 1 live control-plane replica does not report the proxies: tulle-manager-a; see condition Programmed",
 		}},
 		{name: "rejected", edit: func(in *Input) {

@@ -127,23 +127,3 @@ func TestRefuse(t *testing.T) {
 	again.request("cluster", "")
 	again.want("cluster passthrough@1")
 }
-
-// TestTrustVersion: a proxy's state says which trust bundle it has acknowledged.
-func TestTrustVersion(t *testing.T) {
-	t.Parallel()
-	r := start(t, nil)
-	view := r.publish(newTestView(), passthrough, "secret peers 1")
-	c := r.connect(t, "cart-1")
-	c.request("cluster", "")
-	c.want("cluster passthrough@1")
-	c.request("secret", "+peers")
-	c.want("secret peers@1")
-	has := func(version string) {
-		t.Helper()
-		r.until(t, "trust bundle "+version, func(s []ProxyState) bool { return len(s) == 1 && s[0].TrustVersion == version })
-	}
-	has("1")
-	r.publish(view, "secret peers 2")
-	c.want("secret peers@2")
-	has("2")
-}

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8srand "k8s.io/apimachinery/pkg/util/rand"
@@ -37,6 +39,7 @@ func TestEncrypted(t *testing.T) {
 	inside, outside := connect(t), connect(t)
 	inside.operatorArgument("--plaintext-quiet=15s")
 	issuer := "e2e-" + k8srand.String(6)
+	root := inside.secret(identity.RootCertificate).Data
 	inside.ownIssuer(issuer)
 	inside.apply(mesh("Permissive"), app{name: "reviews", args: []string{"reviews", "-version=v1"}}.manifest(), loadgen("http://reviews:9080/reviews/0").manifest())
 	outside.apply(app{name: "outsider", args: []string{"details"}}.manifest())
@@ -74,7 +77,7 @@ func TestEncrypted(t *testing.T) {
 	t.Logf("the issuer is deleted: Encrypted is False after %s", took)
 	load().wantNoFailure(t) // what was issued serves on
 
-	took = inside.withhold(t, load)
+	took = inside.withhold(t, root, load)
 	t.Logf("certificates are withheld: Encrypted is False after %s, of which they were valid for %s", took, shortLife)
 	watch.end().wantSealed(t, 100*500)
 }
@@ -83,12 +86,23 @@ func TestEncrypted(t *testing.T) {
 const shortLife = 30 * time.Second
 
 // withhold replaces the intermediate by one that ends soon and starts reviews anew: its certificate ends, and there is no other. It returns how long after
-// the replacement the condition says so.
-func (c *cluster) withhold(t *testing.T, load func() report) time.Duration {
+// the replacement the condition says so. The root that signs it is known everywhere, and it began a while ago, so that it is used at once.
+func (c *cluster) withhold(t *testing.T, root map[string][]byte, load func() report) time.Duration {
+	parent, err := tls.X509KeyPair(root[corev1.TLSCertKey], root[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the root to have begun a minute ago, as clocks may differ by that", func() bool {
+		return time.Since(parent.Leaf.NotBefore) > time.Minute
+	})
 	began := time.Now()
-	certificate, key := selfSigned(t, "short", began.Add(shortLife))
+	certificate, key := newCA(t, "short", began.Add(shortLife), &parent)
 	c.kubectl("-n", operatorNamespace, "patch", "secret", identity.Intermediate, "--type=merge", "-p", fmt.Sprintf(
-		`{"data":{"tls.crt":%q,"tls.key":%q,"ca.crt":%q}}`, certificate, key, certificate))
+		`{"data":{"tls.crt":%q,"tls.key":%q,"ca.crt":%q}}`, certificate, key, base64.StdEncoding.EncodeToString(root[corev1.TLSCertKey])))
+	c.eventually("the short one to sign", func() bool {
+		issued := meta.FindStatusCondition(c.mesh("mesh").Status.Conditions, v1alpha1.ConditionIssued)
+		return issued != nil && strings.Contains(issued.Message, "until "+began.Add(shortLife).UTC().Format(time.RFC3339))
+	})
 	c.kubectl("rollout", "restart", "deployment/reviews")
 	c.rollout("reviews")
 	c.becomes(metav1.ConditionFalse, "CertificateExpired", c.pods("reviews")[0].Name)
@@ -138,7 +152,7 @@ func (c *cluster) operatorArgument(argument string) {
 // ownIssuer has the mesh's certificates come from a new issuer, until the test ends and all is well again with the issuer of before.
 func (c *cluster) ownIssuer(name string) {
 	c.t.Helper()
-	certificate, key := selfSigned(c.t, name, time.Now().Add(24*time.Hour))
+	certificate, key := newCA(c.t, name, time.Now().Add(24*time.Hour), nil)
 	if out, err := c.try(nil, "-n", operatorNamespace, "get", "mesh", v1alpha1.RootName); err == nil {
 		c.t.Fatalf("this test needs the root Mesh for itself, and there is one:\n%s", out)
 	}
@@ -173,8 +187,8 @@ spec: {meshWide: {trust: {issuerRef: {name: %[1]s}}}}`, name, certificate, key, 
 	})
 }
 
-// selfSigned returns a CA's certificate and key, each as PEM in base64.
-func selfSigned(t *testing.T, name string, until time.Time) (certificate, key string) {
+// newCA returns a CA's certificate and key, each as PEM in base64. It is signed by a parent or, without one, by itself.
+func newCA(t *testing.T, name string, until time.Time, parent *tls.Certificate) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -184,7 +198,11 @@ func selfSigned(t *testing.T, name string, until time.Time) (certificate, key st
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	signer, signerKey := template, any(private)
+	if parent != nil {
+		signer, signerKey = parent.Leaf, parent.PrivateKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, signer, private.Public(), signerKey)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,29 +68,10 @@ func (w *World) Problems(mesh string) []string {
 }
 
 // Asked returns how many names the proxies that are connected have asked the control plane for.
-func (w *World) Asked() int { return w.metric("tulle_xds_asked_names") }
+func (w *World) Asked() int { return int(w.Metric("tulle_xds_asked_names")) }
 
 // Answered returns how many asks the control plane has answered.
-func (w *World) Answered() int { return w.metric("tulle_xds_resolve_seconds") }
-
-// metric returns a gauge's value, or how many observations a histogram has.
-func (w *World) metric(name string) int {
-	w.t.Helper()
-	families, err := w.replica.metrics.Gather()
-	w.check(err)
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		m := f.GetMetric()[0]
-		if h := m.GetHistogram(); h != nil {
-			return int(h.GetSampleCount())
-		}
-		return int(m.GetGauge().GetValue())
-	}
-	w.t.Fatalf("the control plane has no metric %s", name)
-	return 0
-}
+func (w *World) Answered() int { return int(w.Metric("tulle_xds_resolve_seconds")) }
 
 // Annotation returns an annotation of the pod, as injection left it.
 func (p *Pod) Annotation(name string) string { return p.object.Annotations[name] }

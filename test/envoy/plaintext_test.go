@@ -55,7 +55,7 @@ func TestPlaintextPeersAreReported(t *testing.T) {
 		stranger, server := w.Pod("stranger"), w.Pod("meshed")
 		for _, p := range echo.Protocols() {
 			for range 3 {
-				w.Pod("client").MustCall(p, echo.Request{Address: fmt.Sprintf("10.96.0.5:%d", port(p))})
+				w.Pod("to-meshed").MustCall(p, echo.Request{Address: fmt.Sprintf("10.96.0.5:%d", port(p))})
 			}
 		}
 		var want []string

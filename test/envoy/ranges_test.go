@@ -170,7 +170,7 @@ func TestPodYoungerThanTheNews(t *testing.T) {
 // gone, until somebody else is known to have the address.
 func TestAddressBecomesAPods(t *testing.T) {
 	w := envoy.Start(t, "testdata/modes.yaml") // Permissive: plaintext would be let in, and seen
-	client, pod := w.Pod("client"), w.Pod("shop/meshed")
+	client, pod := w.Pod("to-meshed"), w.Pod("shop/meshed")
 	calls := []struct {
 		protocol echo.Protocol
 		address  string

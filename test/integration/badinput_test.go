@@ -122,7 +122,7 @@ func badMeshes() []badMesh {
 			name: "the root", namespace: system, spec: "{services: [{name: reviews}], meshWide: {envoy: {image: \"no image\"}, trust: {certificateDuration: 0s}}}",
 			condition: "Accepted", reason: "InvalidValue",
 			message: `spec.meshWide.envoy.image: "no image" is no image; give one such as registry.example/envoy:v1.40.0; ` +
-				`spec.meshWide.trust.certificateDuration: "0s" is too short; give one such as 30s or 1h30m; ` +
+				`spec.meshWide.trust.certificateDuration: "0s" is shorter than 10s and does not hold; give one such as 30s or 1h30m; ` +
 				`spec.services: the root Mesh enrols no Service; move these rules to a Mesh in the Services' namespace`,
 			refused: `spec.services: the root Mesh enrols no Service; move these rules to a Mesh in the Services' namespace`,
 		},

@@ -102,7 +102,9 @@ func (w *world) issuedFalse(reason, message string) {
 			if c.Type != v1alpha1.ConditionIssued {
 				continue
 			}
-			said, still, found := strings.Cut(c.Message, "; certificates are signed with the intermediate CA issued before, until ")
+			// What the rows before led to may still be on its way.
+			text := strings.TrimSuffix(c.Message, "; kubelets are writing a new root into the pods' volumes")
+			said, still, found := strings.Cut(text, "; certificates are signed with the intermediate CA issued before, until ")
 			_, err := time.Parse(time.RFC3339, still)
 			if c.Status == metav1.ConditionFalse && c.Reason == reason && said == message && (err == nil || !found) {
 				return nil

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -195,13 +196,15 @@ func testCertificatesFail(t *testing.T, w *world) {
 	// Without its issuer, cert-manager can't replace an intermediate that is about to end.
 	w.delete(caIssuer("corporate", "corporate"))
 	w.encrypted(ns, metav1.ConditionFalse, "IssuanceStalled", "does not exist")
-	short := caSecret(t, "short", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(15 * time.Second) })
+	root := w.secret("corporate").Data
+	pair, err := tls.X509KeyPair(root[corev1.TLSCertKey], root[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	crt, key := issue(t, pair, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(15 * time.Second) })
 	intermediate := w.secret(identity.Intermediate)
 	w.update(intermediate, func() {
-		intermediate.Data = map[string][]byte{
-			corev1.TLSCertKey: short.Data[corev1.TLSCertKey], corev1.TLSPrivateKeyKey: short.Data[corev1.TLSPrivateKeyKey],
-			identity.CAKey: short.Data[corev1.TLSCertKey],
-		}
+		intermediate.Data = map[string][]byte{corev1.TLSCertKey: crt, corev1.TLSPrivateKeyKey: key, identity.CAKey: root[corev1.TLSCertKey]}
 	})
 	w.eventually("a proxy whose certificate ends with that intermediate", func() error {
 		_, late := w.join(t, ns, fmt.Sprintf("late-%d", time.Now().UnixNano()))

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -210,7 +211,8 @@ func testNobodyElseIsTold(t *testing.T, s *shop) {
 	}
 }
 
-// testSameIntermediate: replicas sign with the same intermediate CA, also after cert-manager has made another.
+// testSameIntermediate: replicas sign with the same intermediate CA, also after cert-manager has made another, which waits a minute for clocks
+// that differ.
 func testSameIntermediate(t *testing.T, s *shop) {
 	signer := func(p *proxy) string {
 		var id string
@@ -228,7 +230,7 @@ func testSameIntermediate(t *testing.T, s *shop) {
 		t.Error("two replicas sign with different intermediates")
 	}
 	s.delete(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.Intermediate}})
-	s.eventually("both replicas sign with another intermediate", func() error {
+	eventuallyWithin(s.t, 2*time.Minute, "both replicas sign with another intermediate", func() error {
 		s.a.join(s.a)
 		s.b.join(s.b)
 		here, there := signer(s.a.proxy), signer(s.b.proxy)

@@ -287,6 +287,11 @@ func (w *world) eventually(what string, check func() error) {
 
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
+	eventuallyWithin(t, deadline, what, check)
+}
+
+func eventuallyWithin(t *testing.T, deadline time.Duration, what string, check func() error) {
+	t.Helper()
 	end := time.Now().Add(deadline)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

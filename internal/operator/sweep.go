@@ -1,0 +1,23 @@
+package operator
+
+import (
+	"context"
+	"time"
+)
+
+// sweepPeriod is how often what was compiled and nobody watches any more is forgotten.
+const sweepPeriod = time.Minute
+
+// sweep forgets what was compiled and nobody watches any more, until ctx ends.
+func (o *operator) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			o.publisher.Sweep(o.xds.Watched)
+		}
+	}
+}
