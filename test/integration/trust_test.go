@@ -143,25 +143,7 @@ func testIssuerBreaks(t *testing.T, w *world, root *v1alpha1.Mesh) {
 	const ns = "undisturbed"
 	w.namespace(ns)
 	w.create(mesh(ns, ns, v1alpha1.MeshSpec{}))
-	start := func(name string) *proxy {
-		t.Helper()
-		p := pod(ns, name)
-		w.create(p)
-		w.run(p)
-		if !hasSidecar(p) {
-			t.Errorf("pod %s was not injected", name)
-		}
-		envoy := w.connect(t, p)
-		w.eventually("the certificate of "+name, func() error {
-			if errors.Is(envoy.failure(), errGoesOn) {
-				_, err := envoy.certificate()
-				return err
-			}
-			envoy = w.connect(t, p) // the control plane did not know the pod yet
-			return errors.New("it was refused at first")
-		})
-		return envoy
-	}
+	start := func(name string) *proxy { return served{namespace: ns}.start(t, w, name) }
 	before := start("before")
 	signs := w.issuedBy("Issuer tulle-system/good")
 	until := signs[strings.LastIndex(signs, " ")+1:]
