@@ -31,6 +31,7 @@ import (
 type proxy struct {
 	stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
 	ended  chan struct{}
+	cancel context.CancelFunc
 
 	sending sync.Mutex
 
@@ -68,10 +69,9 @@ func (w *world) dial(t *testing.T, ca, token string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{stream: stream, ended: make(chan struct{}), asked: map[resource.Ref]bool{}}
+	p := &proxy{stream: stream, ended: make(chan struct{}), cancel: cancel, asked: map[resource.Ref]bool{}}
 	t.Cleanup(func() {
-		cancel()
-		<-p.ended
+		p.hangUp()
 		if err := connection.Close(); err != nil {
 			t.Error(err)
 		}
@@ -85,6 +85,12 @@ func (w *world) dial(t *testing.T, ca, token string) *proxy {
 	p.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Listener.URL()})
 	go p.run()
 	return p
+}
+
+// hangUp ends the stream, and returns when it has ended.
+func (p *proxy) hangUp() {
+	p.cancel()
+	<-p.ended
 }
 
 func (p *proxy) send(r *discoveryv3.DeltaDiscoveryRequest) {

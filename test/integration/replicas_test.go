@@ -35,7 +35,12 @@ type side struct {
 }
 
 // join connects the client of a side, its own or the other's, to the replica.
-func (d *side) join(other *side) { other.proxy = d.connect(d.world.t, other.client) }
+func (d *side) join(other *side) {
+	if other.proxy != nil {
+		other.proxy.hangUp() // an Envoy has one stream
+	}
+	other.proxy = d.connect(d.world.t, other.client)
+}
 
 // sides returns the one that leads, and the other.
 func (s *shop) sides() (leads, other *side) {
