@@ -51,7 +51,12 @@ func (d *demo) checkOut(ctx context.Context, commit, folder string) error {
 		}
 		return &out, nil
 	}
-	if _, err := git("cat-file", "-e", commit+"^{commit}"); err != nil {
+	_, err := git("cat-file", "-e", commit+"^{commit}")
+	if err != nil {
+		// A shallow checkout can be completed from where it came from.
+		if _, err := git("fetch", "--quiet", "--unshallow"); err == nil {
+			return d.checkOut(ctx, commit, folder)
+		}
 		return fmt.Errorf("the history of this checkout lacks commit %s, the version to upgrade from (%w): "+
 			"it must be a git checkout with its history: git fetch --unshallow", commit, err)
 	}
