@@ -164,6 +164,17 @@ func (c *cluster) exec(deployment string, args ...string) (string, error) {
 	return c.try(nil, append([]string{"exec", "deployment/" + deployment, "--", "bookinfo"}, args...)...)
 }
 
+// firstGet is exec get, for the first request to a Service from a pod without a proxy. The node may learn the Service's endpoints after the proxies
+// do, which Ready speaks of; until then the node itself refuses the connection, and the request is made again.
+func (c *cluster) firstGet(deployment string, args ...string) (answer string, err error) {
+	c.t.Helper()
+	c.eventually("the node to know the endpoints that "+deployment+" calls", func() bool {
+		answer, err = c.exec(deployment, append([]string{"get"}, args...)...)
+		return err == nil || !strings.Contains(err.Error(), "connection refused")
+	})
+	return answer, err
+}
+
 // pods lists the pods of an app that do not end; of all apps when app is empty.
 func (c *cluster) pods(app string) []corev1.Pod {
 	c.t.Helper()
