@@ -410,6 +410,31 @@ type MeshStatus struct {
 	// Number of Services of the namespace.
 	// +optional
 	Services int32 `json:"services"`
+	// TrafficSplits that somebody else made and that rule Services of this Mesh, or of no Mesh of the namespace.
+	// +optional
+	Splits *SplitsStatus `json:"splits,omitempty"`
+}
+
+// SplitsStatus counts the TrafficSplits of others that are followed.
+type SplitsStatus struct {
+	// Services that are ruled by one.
+	Count int32 `json:"count"`
+	// The first of them.
+	// +optional
+	// +listType=map
+	// +listMapKey=service
+	// +kubebuilder:validation:MaxItems=10
+	Samples []ServiceSplit `json:"samples,omitempty"`
+}
+
+// ServiceSplit says which TrafficSplit rules a Service.
+type ServiceSplit struct {
+	// Name of the Service.
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service"`
+	// Name of the TrafficSplit.
+	// +kubebuilder:validation:MaxLength=253
+	TrafficSplit string `json:"trafficSplit"`
 }
 
 // ProxiesStatus counts the proxies of a namespace.

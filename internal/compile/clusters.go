@@ -44,9 +44,11 @@ func (c compilation) addressCluster(a addressName) (*resource.Resource, error) {
 	case model.ServicePort:
 		switch {
 		case hasRules(d) && a.prefix == httpPrefix:
-			return rerouted(a, d.Service)
+			return rerouted(a, d)
 		case hasRules(d) && a.prefix == tcpPrefix:
-			return detectedAgain(a, d.Service)
+			return detectedAgain(a, d)
+		case splitsConnections(d):
+			return c.splitCluster(a, d)
 		}
 		return c.serviceCluster(a.name, a.http(), d.Service, d.Port, "")
 	case model.PodAddress:
@@ -64,30 +66,34 @@ func (c compilation) addressCluster(a addressName) (*resource.Resource, error) {
 
 // hasRules reports whether requests to a Service's port follow HTTP rules, so that it needs a virtual host.
 func hasRules(d model.Destination) bool {
-	return d.Service.HasRoutes() && d.Port.Protocol != model.TCP
+	return (d.Service.HasRoutes() || d.Split != nil) && d.Port.Protocol != model.TCP
 }
 
 // rerouted sends the request that asked through the reroute listener: that request has chosen its route already, the one for
 // everything else, and must choose again now that its virtual host is there.
-func rerouted(a addressName, s *model.Service) (*resource.Resource, error) {
+func rerouted(a addressName, d model.Destination) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(rerouteListener)))
 	envoy.SpeakHTTP(c)
-	return sealLoop(c, a, s)
+	return sealLoop(c, a, d)
 }
 
 // detectedAgain sends connections to an address with HTTP rules, on which nothing was said until detection gave up, through the
 // silent listener, which waits for what is said. Clients open connections that they may need later; Go's do it all the time.
-func detectedAgain(a addressName, s *model.Service) (*resource.Resource, error) {
+func detectedAgain(a addressName, d model.Destination) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(silentListener)))
 	envoy.PassState(c)
-	return sealLoop(c, a, s)
+	return sealLoop(c, a, d)
 }
 
 // sealLoop seals a cluster that is of use only as long as the address has a virtual host.
-func sealLoop(c *clusterv3.Cluster, a addressName, s *model.Service) (*resource.Resource, error) {
+func sealLoop(c *clusterv3.Cluster, a addressName, d model.Destination) (*resource.Resource, error) {
+	from := meshOrigin(d.Service)
+	if d.Split != nil {
+		from = append(from, d.Split.Origin)
+	}
 	return sealCluster(c, resource.Resource{
 		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
-		Origins: []resource.Origin{s.Mesh},
+		Origins: from,
 	})
 }
 
@@ -147,11 +153,15 @@ func (c compilation) serviceCluster(name string, http bool, s *model.Service, p 
 		Port:    p,
 		Warms:   []resource.Ref{{Type: resource.Endpoints, Name: endpoints}},
 	}
-	var from []resource.Origin
-	if s.Mesh != (resource.Origin{}) {
-		from = []resource.Origin{s.Mesh}
+	return c.finish(out, meshOrigin(s))
+}
+
+// meshOrigin is the Mesh that claims a Service, if one does.
+func meshOrigin(s *model.Service) []resource.Origin {
+	if s.Mesh == (resource.Origin{}) {
+		return nil
 	}
-	return c.finish(out, from)
+	return []resource.Origin{s.Mesh}
 }
 
 // finish lets the features add to a cluster.

@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
 	"github.com/tulle-mesh/tulle/internal/features/plaintext"
 	"github.com/tulle-mesh/tulle/internal/features/routes"
+	"github.com/tulle-mesh/tulle/internal/features/splits"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -28,6 +29,7 @@ func all() []features.Feature {
 	return []features.Feature{
 		mtls.Feature(),
 		routes.Feature(),
+		splits.Feature(),
 		balancing.Feature(),
 		accesslog.Feature(),
 		plaintext.Feature(bootstrap.ControlPlaneCluster),

@@ -39,9 +39,9 @@ func (c compilation) virtualHost(ref resource.Ref) (*resource.Resource, error) {
 	if d.Kind != model.ServicePort {
 		return nil, nil
 	}
-	v := &features.VirtualHost{Service: d.Service, Port: d.Port}
+	v := &features.VirtualHost{Service: d.Service, Port: d.Port, Split: d.Split}
 	if hasRules(d) {
-		v.Origins = append(v.Origins, d.Service.Mesh)
+		v.Origins = meshOrigin(d.Service)
 		for _, f := range c.features {
 			if f.VirtualHost != nil {
 				f.VirtualHost(v)
@@ -62,6 +62,9 @@ func (c compilation) virtualHost(ref resource.Ref) (*resource.Resource, error) {
 // endpoints are those of a version of a Service that may be called: in plaintext or by mTLS. There is always an answer, so that a cluster
 // that waits for it does not wait in vain.
 func (c compilation) endpoints(ref resource.Ref) (*resource.Resource, error) {
+	if strings.HasPrefix(ref.Name, features.SplitPrefix) {
+		return c.splitEndpoints(ref)
+	}
 	n, ok := parseService(ref.Name)
 	if !ok {
 		return nil, nil

@@ -26,6 +26,16 @@ func EndpointsCluster(name, endpoints string) *clusterv3.Cluster {
 	return c
 }
 
+// WeighLocalities makes a cluster choose a locality by its weight, and then an endpoint in it. No locality is spilled over for as long as
+// it has an endpoint that Envoy takes for healthy.
+func WeighLocalities(c *clusterv3.Cluster) {
+	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
+		LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		},
+	}
+}
+
 // StaticCluster is a cluster with the given endpoints; with none, each request is answered 503 and each connection closed at once.
 func StaticCluster(name string, endpoints ...*endpointv3.LbEndpoint) *clusterv3.Cluster {
 	c := cluster(name, clusterv3.Cluster_STATIC)

@@ -25,6 +25,14 @@ func Path(path string) *routev3.RouteMatch {
 	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Path{Path: path}}
 }
 
+// PathRegex matches requests whose path, without its query, the RE2 expression matches as a whole.
+func PathRegex(expression string, headers ...*routev3.HeaderMatcher) *routev3.RouteMatch {
+	return &routev3.RouteMatch{
+		PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: expression}},
+		Headers:       headers,
+	}
+}
+
 // HeaderPresent matches requests that have a header.
 func HeaderPresent(name string) *routev3.HeaderMatcher {
 	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}

@@ -3,6 +3,7 @@ package envoy
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -80,6 +81,32 @@ func AllowPlaintext(c *clusterv3.Cluster, key string) {
 		Match:           flag(key),
 		TransportSocket: rawBuffer(),
 	}}
+}
+
+// SocketFor makes a cluster use a socket for the endpoints that MarkSocket marked with the same key and value, and that may not be
+// called in plaintext.
+func SocketFor(c *clusterv3.Cluster, key, value string, socket *corev3.TransportSocket) {
+	c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
+		Name:            value,
+		Match:           &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}},
+		TransportSocket: socket,
+	})
+}
+
+// MarkSocket marks an endpoint for SocketFor.
+func MarkSocket(e *endpointv3.LbEndpoint, key, value string) {
+	if e.Metadata == nil {
+		e.Metadata = &corev3.Metadata{}
+	}
+	if e.Metadata.FilterMetadata == nil {
+		e.Metadata.FilterMetadata = map[string]*structpb.Struct{}
+	}
+	mark := e.Metadata.FilterMetadata[socketMatch]
+	if mark == nil {
+		mark = &structpb.Struct{Fields: map[string]*structpb.Value{}}
+		e.Metadata.FilterMetadata[socketMatch] = mark
+	}
+	mark.Fields[key] = structpb.NewStringValue(value)
 }
 
 func rawBuffer() *corev3.TransportSocket {

@@ -25,6 +25,8 @@ type Feature struct {
 	Cluster func(*Cluster)
 	// Endpoint sees each endpoint of a Service.
 	Endpoint func(model.Endpoint, *endpointv3.LbEndpoint)
+	// SplitEndpoint sees each endpoint of a cluster that has Backends, after Endpoint did.
+	SplitEndpoint func(model.ServiceKey, model.Endpoint, *endpointv3.LbEndpoint)
 	// VirtualHost sees the virtual host of each address of a Service.
 	VirtualHost func(*VirtualHost)
 	// Inbound sees the inbound listener of a pod, before its filter chains.
@@ -43,6 +45,9 @@ type Cluster struct {
 	// Service and Port that are called, or nil.
 	Service *model.Service
 	Port    *model.Port
+	// Backends, if there are any, are the Services that a TrafficSplit sends connections to in place of Service: each endpoint is
+	// one of theirs.
+	Backends []*model.Service
 	// Workload is the pod that is called on WorkloadPort, or nil.
 	Workload     *model.Workload
 	WorkloadPort uint16
@@ -54,6 +59,8 @@ type Cluster struct {
 type VirtualHost struct {
 	Service *model.Service
 	Port    *model.Port
+	// Split rules the Service; nil when no TrafficSplit of somebody else does.
+	Split *model.Split
 	// Routes in order: the first that matches wins. Requests that none matches go to all pods of the Service.
 	Routes []*routev3.Route
 	// Needs are the clusters that the routes point at.
@@ -64,7 +71,15 @@ type VirtualHost struct {
 
 // Cluster returns the name of the cluster of a version of the Service, or of all its pods, for a route to point at.
 func (v *VirtualHost) Cluster(version string) string {
-	name := ServiceClusterName(v.Service.Key, v.Port.Number, version)
+	return v.need(ServiceClusterName(v.Service.Key, v.Port.Number, version))
+}
+
+// BackendCluster returns the name of the cluster of another Service's pods on the same port, for a route to point at now or soon.
+func (v *VirtualHost) BackendCluster(backend model.ServiceKey) string {
+	return v.need(ServiceClusterName(backend, v.Port.Number, ""))
+}
+
+func (v *VirtualHost) need(name string) string {
 	ref := resource.Ref{Type: resource.Cluster, Name: name}
 	for _, r := range v.Needs {
 		if r == ref {

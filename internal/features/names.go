@@ -33,6 +33,14 @@ func EndpointsName(s model.ServiceKey, port uint16, version string) string {
 	return s.Namespace + "/" + s.Name + "|" + strconv.Itoa(int(port)) + "|" + version
 }
 
+// SplitEndpointsName names the endpoints of all backends of the TrafficSplit of a Service, for connections.
+func SplitEndpointsName(root model.ServiceKey, port uint16) string {
+	return SplitPrefix + root.Namespace + "/" + root.Name + "|" + strconv.Itoa(int(port))
+}
+
+// SplitPrefix begins the names of SplitEndpointsName.
+const SplitPrefix = "split|"
+
 // ServiceClusterName names the cluster of a version of a Service, or of all its pods, that virtual hosts point at.
 func ServiceClusterName(s model.ServiceKey, port uint16, version string) string {
 	return "svc|" + EndpointsName(s, port, version)

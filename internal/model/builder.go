@@ -32,7 +32,7 @@ type Config struct {
 // says is reduced to facts when it comes in, and a change of facts marks the nodes that depend on them. Snapshot makes
 // only those again, in the order in which they depend on each other:
 //
-//	Meshes → namespaces → workloads → services, their endpoints and their problems → addresses → what is mesh-wide
+//	Meshes → namespaces → workloads → services, their endpoints and their problems → splits → addresses → what is mesh-wide
 type Builder struct {
 	config Config
 
@@ -79,8 +79,11 @@ type dirty struct {
 	// selectors are those of Services that came, changed or went: the pods that they select have to be found.
 	selectors map[string][]map[string]string
 	machines  map[string]bool
-	summaries map[string]bool // of namespaces
-	internal  bool            // an entry changed that is no node
+	roots     map[ServiceKey]bool // of TrafficSplits
+	// splitReports are those of TrafficSplits that came, changed or went.
+	splitReports map[types.NamespacedName]bool
+	summaries    map[string]bool // of namespaces
+	internal     bool            // an entry changed that is no node
 }
 
 // NewBuilder returns a Builder of an empty mesh.
@@ -113,7 +116,10 @@ func NewBuilder(config Config) *Builder {
 			spans:      map[netip.Prefix]bool{},
 			selectors:  map[string][]map[string]string{},
 			machines:   map[string]bool{},
+			roots:      map[ServiceKey]bool{},
 			summaries:  map[string]bool{},
+
+			splitReports: map[types.NamespacedName]bool{},
 		},
 		tree:    newTree(),
 		changed: map[Key]bool{},
@@ -179,6 +185,7 @@ func (b *Builder) Snapshot() *Snapshot {
 	b.resolveNamespaces()
 	b.resolveWorkloads()
 	b.resolveServices()
+	b.resolveSplits()
 	b.resolveAddresses()
 	b.resolveSpans()
 	b.resolveSummaries()

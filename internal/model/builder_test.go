@@ -236,7 +236,7 @@ func TestReader(t *testing.T) {
 		}}},
 	})
 	s := b.Snapshot()
-	service, wide := reviewsKey().Key(), Key{Kind: KindMeshWide}
+	service, split, wide := reviewsKey().Key(), reviewsKey().splitKey(), Key{Kind: KindMeshWide}
 	pod := WorkloadKey{Namespace: "bookinfo", Name: "reviews-v1"}.Key()
 	address := func(a string) Key { return Key{Kind: KindAddress, Name: a} }
 	near := func(r string) Key { return Key{Kind: KindSpan, Name: r} }
@@ -245,8 +245,8 @@ func TestReader(t *testing.T) {
 		kind    DestinationKind
 		keys    []Key
 	}{
-		{"10.96.0.2:9080", ServicePort, []Key{service, address("10.96.0.2")}},
-		{"[::ffff:10.96.0.2]:9080", ServicePort, []Key{service, address("10.96.0.2")}},
+		{"10.96.0.2:9080", ServicePort, []Key{service, split, address("10.96.0.2")}},
+		{"[::ffff:10.96.0.2]:9080", ServicePort, []Key{service, split, address("10.96.0.2")}},
 		{"10.96.0.2:1", UnknownService, []Key{service, address("10.96.0.2")}},
 		{"10.244.0.4:1234", PodAddress, []Key{pod, address("10.244.0.4")}},
 		{"10.96.9.9:80", UnknownService, []Key{wide, address("10.96.9.9")}},

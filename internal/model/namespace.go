@@ -20,6 +20,11 @@ type namespace struct {
 	// bySelector finds Services by one label of their selectors, so that a pod is compared with few of them.
 	bySelector map[label]map[ServiceKey]*service
 	indexed    map[ServiceKey]label
+	// splits are the TrafficSplits of others and groups the HTTPRouteGroups, by name. The indexes are by the name of the root, of a backend
+	// and of a group.
+	splits                              map[string]*split
+	groups                              map[string]*routeGroup
+	splitsOf, splitsTo, splitsWithGroup map[string]map[string]*split
 
 	settings  *settings
 	selected  map[WorkloadKey]bool
@@ -37,14 +42,20 @@ func newNamespace(name string) *namespace {
 		services:   map[ServiceKey]*service{},
 		bySelector: map[label]map[ServiceKey]*service{},
 		indexed:    map[ServiceKey]label{},
+		splits:     map[string]*split{},
+		groups:     map[string]*routeGroup{},
+		splitsOf:   map[string]map[string]*split{},
+		splitsTo:   map[string]map[string]*split{},
 		selected:   map[WorkloadKey]bool{},
 		uncovered:  map[WorkloadKey]bool{},
 		taken:      map[WorkloadKey]bool{},
+
+		splitsWithGroup: map[string]map[string]*split{},
 	}
 }
 
 func (n *namespace) empty() bool {
-	return len(n.meshes) == 0 && len(n.pods) == 0 && len(n.services) == 0
+	return len(n.meshes) == 0 && len(n.pods) == 0 && len(n.services) == 0 && len(n.splits) == 0 && len(n.groups) == 0
 }
 
 func (n *namespace) addService(s *service) {
@@ -116,6 +127,7 @@ func (b *Builder) resolveNamespaces() {
 		ns.settings.node.TCPPorts = ns.tcpPorts()
 		b.put(key, ns.settings.node)
 		b.touchClaims(ns, old)
+		b.touchSplitsOfAll(ns)
 		if old == nil || !old.node.sameForContents(ns.settings.node) {
 			b.touchContents(ns)
 		}

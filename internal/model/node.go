@@ -23,6 +23,7 @@ const (
 	KindWorkload                 // a Workload (pod)
 	KindAddress                  // who owns an IP address; Name is the address
 	KindSpan                     // a small range in which known addresses are; Name is the range
+	KindSplit                    // the Split that rules a Service
 )
 
 // Key identifies a node of a snapshot. Cluster is empty for the cluster that the control plane runs in.
@@ -94,7 +95,13 @@ type Route struct {
 }
 
 // HTTPMatch matches requests that have all of these.
-type HTTPMatch struct{ Headers []HeaderMatch }
+type HTTPMatch struct {
+	Headers []HeaderMatch
+	// Path is an expression (RE2) that the whole path, without a query, fits; empty is any.
+	Path string
+	// Methods are those of which it is one, sorted; none means any.
+	Methods []string
+}
 
 // HeaderMatch matches one header; Name is lower case.
 type HeaderMatch struct {
@@ -236,6 +243,8 @@ type Destination struct {
 	// Service and Port for ServicePort; Service alone for a port that it does not have.
 	Service *Service
 	Port    *Port
+	// Split rules the Service of ServicePort; nil when none does.
+	Split *Split
 	// Workload for PodAddress.
 	Workload *Workload
 }

@@ -1,8 +1,10 @@
 package model
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -36,6 +38,11 @@ const (
 	ReasonProtocolConflict     = "ProtocolConflict"     // two Services say different things of one port of a pod
 	ReasonNoClusterIP          = "NoClusterIP"          // rules for a Service that has no address of its own
 	ReasonAddressOutsideRanges = "AddressOutsideRanges" // a public address that proxies don't ask about
+	ReasonInvalidSplit         = "InvalidSplit"         // a TrafficSplit that can't be followed
+	ReasonNotMeshed            = "NotMeshed"            // a TrafficSplit in a namespace without a Mesh
+	ReasonOutranked            = "Outranked"            // a TrafficSplit rules the Service, so that a rule rests
+	ReasonSelfReference        = "SelfReference"        // the root of a TrafficSplit is one of its backends
+	ReasonNestedSplit          = "NestedSplit"          // a backend of a TrafficSplit is split itself
 )
 
 // Reasons of problems with what a Mesh refers to (ResolvedRefs).
@@ -46,6 +53,10 @@ const (
 	ReasonVersionWithoutPods = "VersionWithoutPods" // the labels of a version fit no pod of the Service
 	ReasonAddressTaken       = "AddressTaken"       // a pod reports an address that somebody else has
 	ReasonForeignEndpoint    = "ForeignEndpoint"    // an EndpointSlice lists what belongs to another namespace or Service
+
+	ReasonBackendNotFound         = "BackendNotFound"         // a backend of a TrafficSplit does not exist
+	ReasonBackendWithoutEndpoints = "BackendWithoutEndpoints" // nobody of a backend is ready
+	ReasonRouteGroupNotFound      = "RouteGroupNotFound"
 )
 
 // maxProblems bounds the problems of a Mesh that are kept.
@@ -61,6 +72,8 @@ type MeshReport struct {
 	Since uint64
 	// Fields and Services are what it claims and no older Mesh of its namespace does.
 	Fields, Services []string
+	// Splits are the TrafficSplits, made by others, that rule its Services; those of Services that no Mesh claims are the oldest's.
+	Splits []RulingSplit
 	// Problems are in the order of the fields, the fatal ones first; Omitted is the number of those that were too many.
 	Problems []Problem
 	Omitted  int
@@ -92,9 +105,12 @@ func (s *Snapshot) reports(namespace string, sum *summary) []MeshReport {
 			found[p.Origin.Name] = append(found[p.Origin.Name], p)
 		}
 	})
+	s.splitProblems(namespace, sum, found)
+	splits := s.rulingSplits(namespace, sum)
 	reports := slices.Clone(sum.reports)
 	for i := range reports {
 		r := &reports[i]
+		r.Splits = splits[r.Name]
 		r.Problems = slices.Concat(r.Problems, sum.problems(r), found[r.Name])
 		slices.SortStableFunc(r.Problems, compareProblems)
 		if over := len(r.Problems) - maxProblems; over > 0 {
@@ -102,6 +118,50 @@ func (s *Snapshot) reports(namespace string, sum *summary) []MeshReport {
 		}
 	}
 	return reports
+}
+
+// splitProblems adds those of TrafficSplits to what the oldest Mesh is told, and to each Mesh which of its rules rest because of one.
+func (s *Snapshot) splitProblems(namespace string, sum *summary, found map[string][]Problem) {
+	scan(s, Key{Kind: kindSplitReport, Namespace: namespace}, func(key Key, r *SplitReport) {
+		for _, p := range r.Problems {
+			text := "TrafficSplit " + key.Name + ": "
+			if p.Origin.Field != "" {
+				text += p.Origin.Field + ": "
+			}
+			p.Origin, p.Message = sum.oldest, text+p.Message
+			found[sum.oldest.Name] = append(found[sum.oldest.Name], p)
+		}
+	})
+	scan(s, Key{Kind: KindSplit, Namespace: namespace}, func(key Key, split *Split) {
+		service, _ := get[*Service](s, ServiceKey{Namespace: namespace, Name: key.Name}.Key())
+		if service == nil {
+			return
+		}
+		if i := slices.IndexFunc(service.Routes, func(r Route) bool { return len(r.Match) == 0 }); i >= 0 {
+			rule := service.Routes[i]
+			found[rule.Origin.Name] = append(found[rule.Origin.Name], Problem{rule.Origin, v1alpha1.ConditionAccepted, ReasonOutranked,
+				fmt.Sprintf("TrafficSplit %s, which somebody else made, rules Service %s, so this rule rests until it is deleted", split.Name, key.Name), false})
+		}
+	})
+}
+
+// rulingSplits returns, by Mesh, which TrafficSplits rule its Services.
+func (s *Snapshot) rulingSplits(namespace string, sum *summary) map[string][]RulingSplit {
+	claimedBy := map[string]string{}
+	for i := range sum.reports {
+		for _, service := range sum.reports[i].Services {
+			claimedBy[service] = sum.reports[i].Name
+		}
+	}
+	splits := map[string][]RulingSplit{}
+	scan(s, Key{Kind: KindSplit, Namespace: namespace}, func(key Key, split *Split) {
+		mesh, claimed := claimedBy[key.Name]
+		if !claimed {
+			mesh = sum.oldest.Name
+		}
+		splits[mesh] = append(splits[mesh], RulingSplit{key.Name, split.Name})
+	})
+	return splits
 }
 
 func compareProblems(a, b Problem) int {

@@ -94,7 +94,7 @@ func (r *Reader) servicePort(key ServiceKey, port uint16) Destination {
 	if i < 0 {
 		return Destination{Kind: UnknownService, Service: s}
 	}
-	return Destination{Kind: ServicePort, Service: s, Port: &s.Ports[i]}
+	return Destination{Kind: ServicePort, Service: s, Port: &s.Ports[i], Split: r.Split(key)}
 }
 
 func read[V any](r *Reader, key Key) (V, bool) {

@@ -14,6 +14,8 @@ import (
 func (b *Builder) resolveServices() {
 	for key := range b.dirty.services {
 		b.resolveService(key)
+		b.dirty.roots[key] = true
+		b.touchSplitsTo(key)
 	}
 	b.dirty.services = map[ServiceKey]bool{}
 }

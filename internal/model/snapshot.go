@@ -21,8 +21,9 @@ type entry struct {
 
 // Internal kinds of entries: they are no nodes, and nothing that is compiled depends on them.
 const (
-	kindSummary  KeyKind = 100 + iota // what status asks of a namespace; Name is empty
-	kindProblems                      // the Problems that were found at a Service
+	kindSummary     KeyKind = 100 + iota // what status asks of a namespace; Name is empty
+	kindProblems                         // the Problems that were found at a Service
+	kindSplitReport                      // the SplitReport of a TrafficSplit
 )
 
 func (k KeyKind) internal() bool { return k >= kindSummary }

@@ -21,8 +21,8 @@ type Rejection struct {
 // MeshKey names a Mesh.
 type MeshKey struct{ Namespace, Name string }
 
-// Rejections sorts what the proxies refuse by the Mesh that caused it. What no Mesh caused is under the namespace
-// of the proxy that refuses it, with an empty name: all its Meshes are told.
+// Rejections sorts what the proxies refuse by the Mesh that caused it. What a TrafficSplit caused is under the split's namespace with an
+// empty name, what neither did under that of the proxy that refuses it: all Meshes there are told.
 func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
 	counts := map[MeshKey]map[Rejection]int{}
 	count := func(key MeshKey, r Rejection) {
@@ -36,12 +36,18 @@ func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
 			caused := false
 			seen := map[MeshKey]bool{}
 			for _, o := range r.Origins {
-				key := MeshKey{o.Namespace, o.Name}
-				if o.Kind != "Mesh" || seen[key] {
+				key, field := MeshKey{o.Namespace, o.Name}, o.Field
+				switch {
+				case o.Kind == "TrafficSplit": // all Meshes of its namespace are told
+					key.Name, field = "", "TrafficSplit "+o.Name
+				case o.Kind != "Mesh":
+					continue
+				}
+				if seen[key] {
 					continue
 				}
 				seen[key], caused = true, true
-				count(key, Rejection{Field: o.Field, Resource: r.Ref.String(), Message: r.Message})
+				count(key, Rejection{Field: field, Resource: r.Ref.String(), Message: r.Message})
 			}
 			if !caused {
 				count(MeshKey{Namespace: proxies[i].Proxy.Namespace}, Rejection{Resource: r.Ref.String(), Message: r.Message})

@@ -106,8 +106,21 @@ func Of(in Input) v1alpha1.MeshStatus {
 	if !in.Report.Root {
 		s.Services = int32(in.Services)
 		s.Proxies = pods.status(in)
+		s.Splits = splits(in.Report.Splits)
 	}
 	return s
+}
+
+// splits are the first of what rules the Mesh's Services.
+func splits(all []model.RulingSplit) *v1alpha1.SplitsStatus {
+	if len(all) == 0 {
+		return nil
+	}
+	out := &v1alpha1.SplitsStatus{Count: int32(len(all))} //nolint:gosec // a namespace has fewer
+	for _, r := range all[:min(len(all), maxSamples)] {
+		out.Samples = append(out.Samples, v1alpha1.ServiceSplit{Service: r.Service, TrafficSplit: r.Split})
+	}
+	return out
 }
 
 // problems is the condition that the model's problems of one kind make.

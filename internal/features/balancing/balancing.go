@@ -2,18 +2,23 @@
 package balancing
 
 import (
+	"cmp"
+	"net/netip"
+	"slices"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
 // Priorities. Envoy sends to a lower one only as far as those above have nobody.
 const (
-	serving = iota
+	alive = iota
 	draining
 )
 
@@ -23,7 +28,60 @@ func Feature() features.Feature {
 		if c.Service != nil {
 			c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
 		}
+		if len(c.Backends) > 0 {
+			envoy.WeighLocalities(c.Cluster)
+		}
 	}}
+}
+
+// Share is a backend of a split with its weight, which is above zero.
+type Share struct {
+	Service   model.ServiceKey
+	Weight    uint32
+	Endpoints []model.Endpoint
+}
+
+// AssignShares makes each backend a locality with the backend's weight. Within a backend, endpoints that drain are used only when it has no
+// others; between them, weights say who gets what.
+//
+// Envoy knows an address only once in a cluster. One that several backends have is the one's with the fewest, as the most specific; a
+// backend that has none left adds its weight to the one that has them.
+func AssignShares(name string, shares []Share, build func(model.ServiceKey, model.Endpoint) *endpointv3.LbEndpoint) *endpointv3.ClusterLoadAssignment {
+	shares = slices.Clone(shares)
+	for i := range shares {
+		shares[i].Endpoints = serving(shares[i].Endpoints)
+	}
+	slices.SortStableFunc(shares, func(a, b Share) int { return cmp.Compare(len(a.Endpoints), len(b.Endpoints)) })
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	placed := map[netip.AddrPort]*endpointv3.LocalityLbEndpoints{}
+	for _, s := range shares {
+		l := &endpointv3.LocalityLbEndpoints{
+			Locality:            &corev3.Locality{SubZone: s.Service.Namespace + "/" + s.Service.Name},
+			LoadBalancingWeight: wrapperspb.UInt32(s.Weight),
+		}
+		for _, e := range s.Endpoints {
+			if placed[e.Address] == nil {
+				placed[e.Address] = l
+				l.LbEndpoints = append(l.LbEndpoints, build(s.Service, e))
+			}
+		}
+		switch {
+		case len(l.LbEndpoints) > 0:
+			out.Endpoints = append(out.Endpoints, l)
+		case len(s.Endpoints) > 0:
+			placed[s.Endpoints[0].Address].LoadBalancingWeight.Value += s.Weight
+		}
+	}
+	return out
+}
+
+// serving returns the endpoints that do not drain; all, when all do.
+func serving(all []model.Endpoint) []model.Endpoint {
+	list := slices.DeleteFunc(slices.Clone(all), func(e model.Endpoint) bool { return e.Draining })
+	if len(list) == 0 {
+		return all
+	}
+	return list
 }
 
 // Group is a set of endpoints of one priority and zone.
@@ -37,7 +95,7 @@ type group struct {
 func Assign(name string, endpoints []model.Endpoint, build func(model.Endpoint) *endpointv3.LbEndpoint) *endpointv3.ClusterLoadAssignment {
 	out := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	groups := map[group]*endpointv3.LocalityLbEndpoints{}
-	for priority := uint32(serving); priority <= draining; priority++ {
+	for priority := uint32(alive); priority <= draining; priority++ {
 		for _, e := range endpoints {
 			if e.Draining != (priority == draining) {
 				continue
@@ -68,7 +126,7 @@ func locality(g group) *endpointv3.LocalityLbEndpoints {
 func withoutGap(a *endpointv3.ClusterLoadAssignment) *endpointv3.ClusterLoadAssignment {
 	if len(a.Endpoints) > 0 && a.Endpoints[0].Priority == draining {
 		for _, l := range a.Endpoints {
-			l.Priority = serving
+			l.Priority = alive
 		}
 	}
 	return a

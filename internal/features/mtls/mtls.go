@@ -5,6 +5,9 @@
 package mtls
 
 import (
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -16,12 +19,16 @@ import (
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
-// plaintextKey is the metadata of endpoints that are called in plaintext.
-const plaintextKey = "tulle.plaintext"
+// plaintextKey is the metadata of endpoints that are called in plaintext, backendKey that of endpoints of a split that have to prove that they
+// are the backend's.
+const (
+	plaintextKey = "tulle.plaintext"
+	backendKey   = "tulle.backend"
+)
 
 // Feature returns the feature.
 func Feature() features.Feature {
-	return features.Feature{Name: "mtls", Cluster: cluster, Endpoint: endpoint, Chain: chain}
+	return features.Feature{Name: "mtls", Cluster: cluster, Endpoint: endpoint, SplitEndpoint: splitEndpoint, Chain: chain}
 }
 
 // Access is how a pod may be called.
@@ -50,6 +57,8 @@ func PodAccess(w *model.Workload, port uint16) Access {
 
 func cluster(c *features.Cluster) {
 	switch {
+	case len(c.Backends) > 0:
+		split(c)
 	case c.Service != nil:
 		secure(c, features.ServiceSecretName(c.Service.Key))
 		if c.Port.Mode != v1alpha1.MTLSStrict {
@@ -60,13 +69,48 @@ func cluster(c *features.Cluster) {
 	}
 }
 
+// split expects of each endpoint the identities of its own Service. An endpoint of which nobody says whose it is would have to have one of
+// the root's.
+func split(c *features.Cluster) {
+	secure(c, features.ServiceSecretName(c.Service.Key))
+	for _, s := range c.Backends {
+		i := slices.IndexFunc(s.Ports, func(p model.Port) bool { return p.Number == c.Port.Number })
+		if i >= 0 && s.Ports[i].Mode != v1alpha1.MTLSStrict {
+			envoy.AllowPlaintext(c.Cluster, plaintextKey)
+			break
+		}
+	}
+	for _, s := range c.Backends {
+		peers := features.ServiceSecretName(s.Key)
+		envoy.SocketFor(c.Cluster, backendKey, backendValue(s.Key), socket(c, peers))
+		for _, w := range secrets(peers) {
+			if !slices.Contains(c.Warms, w) {
+				c.Warms = append(c.Warms, w)
+			}
+		}
+	}
+}
+
+// splitEndpoint says whose an endpoint is. One that is called in plaintext proves nothing.
+func splitEndpoint(backend model.ServiceKey, e model.Endpoint, out *endpointv3.LbEndpoint) {
+	if !e.Plaintext {
+		envoy.MarkSocket(out, backendKey, backendValue(backend))
+	}
+}
+
+func backendValue(s model.ServiceKey) string { return s.Namespace + "/" + s.Name }
+
 func secure(c *features.Cluster, peers string) {
+	c.TransportSocket = socket(c, peers)
+	c.Warms = append(c.Warms, secrets(peers)...)
+}
+
+func socket(c *features.Cluster, peers string) *corev3.TransportSocket {
 	alpn := features.ALPNTCP
 	if c.HTTP {
 		alpn = features.ALPNHTTP
 	}
-	c.TransportSocket = envoy.ClientTLS(contexts(peers, c.Minor), alpn)
-	c.Warms = append(c.Warms, secrets(peers)...)
+	return envoy.ClientTLS(contexts(peers, c.Minor), alpn)
 }
 
 func endpoint(e model.Endpoint, out *endpointv3.LbEndpoint) {

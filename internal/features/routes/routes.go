@@ -16,34 +16,19 @@ func Feature() features.Feature {
 	return features.Feature{Name: "routes", VirtualHost: virtualHost}
 }
 
+// virtualHost follows the rules of the Mesh. Those with a match come before a TrafficSplit, which replaces the first without: nothing after
+// that one ever matched.
 func virtualHost(v *features.VirtualHost) {
 	for i := range v.Service.Routes {
 		r := &v.Service.Routes[i]
+		if v.Split != nil && len(r.Match) == 0 {
+			return
+		}
 		v.Origins = append(v.Origins, r.Origin)
-		for _, match := range matches(r.Match) {
+		for _, match := range features.Matches(r.Match) {
 			v.Routes = append(v.Routes, route(v, r, match))
 		}
 	}
-}
-
-// matches returns one match for each of anyOf; for none, one of every request.
-func matches(anyOf []model.HTTPMatch) []*routev3.RouteMatch {
-	if len(anyOf) == 0 {
-		return []*routev3.RouteMatch{envoy.EveryRequest()}
-	}
-	out := make([]*routev3.RouteMatch, 0, len(anyOf))
-	for _, m := range anyOf {
-		headers := make([]*routev3.HeaderMatcher, 0, len(m.Headers))
-		for _, h := range m.Headers {
-			value := envoy.Exact(h.Value)
-			if h.Regex {
-				value = envoy.Regex(h.Value)
-			}
-			headers = append(headers, envoy.Header(h.Name, value))
-		}
-		out = append(out, envoy.EveryRequest(headers...))
-	}
-	return out
 }
 
 // route follows a rule. Versions with a weight of zero get nothing, also no cluster at the proxy.
