@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/compile/compiletest"
@@ -35,7 +37,9 @@ func (w world) meta() metav1.ObjectMeta {
 
 // object returns a new or changed object.
 func (w world) object() metav1.Object {
-	switch w.IntN(10) {
+	switch w.IntN(12) {
+	case 10, 11:
+		return w.split()
 	case 0, 1:
 		return w.mesh()
 	case 2, 3:
@@ -71,6 +75,15 @@ func (w world) service() *corev1.Service {
 		Selector:  map[string]string{"app": w.name()},
 		Ports:     []corev1.ServicePort{{Name: pick(w, "http", "tcp", "any"), Port: pick(w, int32(80), 81), Protocol: corev1.ProtocolTCP}},
 	}}
+}
+
+func (w world) split() *splitv1alpha4.TrafficSplit {
+	s := &splitv1alpha4.TrafficSplit{ObjectMeta: w.meta()}
+	s.Spec.Service = w.name()
+	for range w.IntN(3) {
+		s.Spec.Backends = append(s.Spec.Backends, splitv1alpha4.TrafficSplitBackend{Service: w.name(), Weight: pick(w, 0, 1, 90, -1, math.MaxInt)})
+	}
+	return s
 }
 
 func (w world) slice() *discoveryv1.EndpointSlice {
@@ -127,6 +140,7 @@ func questions() []resource.Ref {
 				resource.Ref{Type: resource.Endpoints, Name: s + "|80|" + version},
 				resource.Ref{Type: resource.Cluster, Name: "svc|" + s + "|80|" + version})
 		}
+		refs = append(refs, resource.Ref{Type: resource.Endpoints, Name: "split|" + s + "|80"})
 	}
 	return refs
 }

@@ -40,6 +40,8 @@ func (c compilation) splitCluster(a addressName, d model.Destination) (*resource
 			out.Backends = append(out.Backends, s)
 		}
 	}
+	// The order in which the split names them is none of the cluster's business.
+	slices.SortFunc(out.Backends, func(a, b *model.Service) int { return strings.Compare(a.Key.Name, b.Key.Name) })
 	return c.finish(out, origins)
 }
 

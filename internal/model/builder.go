@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 )
 
@@ -142,6 +144,10 @@ func (b *Builder) Set(obj any) {
 		b.setMachine(o.Name, readMachine(o))
 	case *networkingv1.ServiceCIDR:
 		b.setServiceCIDR(o.Name, parsePrefixes(o.Spec.CIDRs))
+	case *splitv1alpha4.TrafficSplit:
+		b.setSplit(objectName(o), readSplit(o))
+	case *specsv1alpha4.HTTPRouteGroup:
+		b.setRouteGroup(objectName(o), readRouteGroup(o))
 	case *metav1.PartialObjectMetadata:
 		if o.Kind == "ReplicaSet" {
 			b.setReplicaSet(objectName(o), controllerOf(o))
@@ -164,6 +170,10 @@ func (b *Builder) Delete(obj any) {
 		b.setMachine(o.Name, machine{})
 	case *networkingv1.ServiceCIDR:
 		b.setServiceCIDR(o.Name, nil)
+	case *splitv1alpha4.TrafficSplit:
+		b.setSplit(objectName(o), nil)
+	case *specsv1alpha4.HTTPRouteGroup:
+		b.setRouteGroup(objectName(o), nil)
 	case *metav1.PartialObjectMetadata:
 		if o.Kind == "ReplicaSet" {
 			b.setReplicaSet(objectName(o), "")

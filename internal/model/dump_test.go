@@ -28,6 +28,12 @@ func dump(t *testing.T, s *Snapshot) string {
 			put("namespaces", v.Name, dumpNamespace(s, v))
 		case *Service:
 			put("services", name, dumpService(v))
+		case *Split:
+			put("splits", name, dumpSplit(v))
+		case *SplitReport:
+			if len(v.Problems) > 0 {
+				put("splitProblems", name, dumpProblems(v.Problems))
+			}
 		case *Endpoints:
 			put("endpoints", name, dumpEndpoints(v))
 		case *Workload:
@@ -117,18 +123,6 @@ func dumpService(s *Service) any {
 }
 
 func dumpRoute(r Route) any {
-	var match []string
-	for _, m := range r.Match {
-		var headers []string
-		for _, h := range m.Headers {
-			operator := "="
-			if h.Regex {
-				operator = "~"
-			}
-			headers = append(headers, h.Name+operator+h.Value)
-		}
-		match = append(match, strings.Join(headers, " and "))
-	}
 	var to []string
 	for _, target := range r.To {
 		version := target.Version
@@ -137,7 +131,29 @@ func dumpRoute(r Route) any {
 		}
 		to = append(to, fmt.Sprintf("%s %d", version, target.Weight))
 	}
-	return fields(map[string]any{"name": r.Name, "match": match, "to": to, "invalid": r.Invalid, "origin": r.Origin.Field})
+	return fields(map[string]any{"name": r.Name, "match": dumpMatches(r.Match), "to": to, "invalid": r.Invalid, "origin": r.Origin.Field})
+}
+
+func dumpMatches(all []HTTPMatch) []string {
+	var match []string
+	for _, m := range all {
+		var parts []string
+		if m.Path != "" {
+			parts = append(parts, "path~"+m.Path)
+		}
+		if len(m.Methods) > 0 {
+			parts = append(parts, "method="+strings.Join(m.Methods, "|"))
+		}
+		for _, h := range m.Headers {
+			operator := "="
+			if h.Regex {
+				operator = "~"
+			}
+			parts = append(parts, h.Name+operator+h.Value)
+		}
+		match = append(match, strings.Join(parts, " and "))
+	}
+	return match
 }
 
 func dumpEndpoints(e *Endpoints) any {
@@ -197,16 +213,35 @@ func dumpOwner(o *owner) any {
 }
 
 func dumpReport(r MeshReport) any {
+	return fields(map[string]any{
+		"generation": r.Generation, "root": r.Root, "fields": r.Fields, "services": r.Services, "splits": texts(r.Splits),
+		"problems": dumpProblems(r.Problems), "omitted": r.Omitted,
+	})
+}
+
+func dumpProblems(all []Problem) []string {
 	var problems []string
-	for _, p := range r.Problems {
+	for _, p := range all {
 		grade := "False"
 		if !p.Fatal {
 			grade = "(note)"
 		}
 		problems = append(problems, fmt.Sprintf("%s %s %s %s: %s", p.Condition, grade, p.Reason, p.Origin.Field, p.Message))
 	}
+	return problems
+}
+
+func dumpSplit(s *Split) any {
+	shares := map[string]any{}
+	for port, list := range s.Shares {
+		lines := make([]string, len(list))
+		for i, share := range list {
+			lines[i] = fmt.Sprintf("%s/%s %d", share.Service.Namespace, share.Service.Name, share.Weight)
+		}
+		shares[fmt.Sprint(port)] = lines
+	}
 	return fields(map[string]any{
-		"generation": r.Generation, "root": r.Root, "fields": r.Fields, "services": r.Services, "problems": problems, "omitted": r.Omitted,
+		"by": s.Name, "invalid": s.Invalid, "restricted": s.Restricted, "match": dumpMatches(s.Match), "shares": shares,
 	})
 }
 

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/randfill"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 )
 
@@ -19,6 +21,7 @@ func kinds() []metav1.Object {
 	return []metav1.Object{
 		&v1alpha1.Mesh{}, &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Pod{}, &corev1.Node{},
 		&networkingv1.ServiceCIDR{}, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: "ReplicaSet"}}, &corev1.ConfigMap{},
+		&splitv1alpha4.TrafficSplit{}, &specsv1alpha4.HTTPRouteGroup{},
 	}
 }
 
@@ -41,6 +44,7 @@ func TestArbitraryObjects(t *testing.T) {
 			}
 			b.Set(object)
 			b.Set(w.object())
+			b.Set(w.smi())
 			use(b)
 			if w.chance(30) {
 				b.Delete(object)
@@ -56,11 +60,13 @@ func TestArbitraryObjects(t *testing.T) {
 func FuzzObjects(f *testing.F) {
 	w := newWorld(2)
 	for range 50 {
-		raw, err := json.Marshal(w.object())
-		if err != nil {
-			f.Fatal(err)
+		for _, object := range []metav1.Object{w.object(), w.smi()} {
+			raw, err := json.Marshal(object)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(raw)
 		}
-		f.Add(raw)
 	}
 	f.Fuzz(func(_ *testing.T, raw []byte) {
 		b := NewBuilder(testConfig())
@@ -86,6 +92,9 @@ func FuzzObjects(f *testing.F) {
 func use(b *Builder) {
 	s := b.Snapshot()
 	s.Meshes()
+	for _, split := range s.Splits() {
+		s.RulingSplit(ServiceKey{Namespace: split.Namespace, Name: split.Name})
+	}
 	r := s.Reader()
 	for _, name := range s.Namespaces() {
 		s.Services(name)

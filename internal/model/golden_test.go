@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 )
 
@@ -79,7 +81,7 @@ func readManifests(t *testing.T, path string) []runtime.Object {
 func parseManifests(t *testing.T, path string, raw []byte) []runtime.Object {
 	t.Helper()
 	types := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, v1alpha1.AddToScheme, splitv1alpha4.AddToScheme, specsv1alpha4.AddToScheme} {
 		if err := add(types); err != nil {
 			t.Fatal(err)
 		}

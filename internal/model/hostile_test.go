@@ -31,7 +31,7 @@ type trick struct {
 // namespace changes, nor who has an address, nor anything that is mesh-wide.
 func TestTricksOfATenant(t *testing.T) {
 	t.Parallel()
-	for _, tr := range slices.Concat(endpointTricks(), addressTricks(), nameTricks(), podTricks()) {
+	for _, tr := range slices.Concat(endpointTricks(), addressTricks(), nameTricks(), splitTricks(), podTricks()) {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
 			b := NewBuilder(testConfig())
@@ -298,6 +298,57 @@ func ports(n int) []string {
 	return list
 }
 
+func splitTricks() []trick {
+	split := func(service, backends string) string {
+		return evilMesh + `---
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: evil}
+spec: {clusterIP: 10.96.66.1, ports: [{name: http, port: 80}]}
+---
+apiVersion: split.smi-spec.io/v1alpha4
+kind: TrafficSplit
+metadata: {name: web, namespace: evil}
+spec: {service: ` + service + `, backends: [` + backends + `]}
+`
+	}
+	toNobody := func(t *testing.T, r *Reader) {
+		t.Helper()
+		for port, shares := range r.Split(evilService("s")).Shares {
+			t.Errorf("port %d of the tenant's Service is split: %v", port, shares)
+		}
+	}
+	return []trick{
+		{"a split of another namespace's Service", split("web.shop", "{service: s, weight: 1}"), `TrafficSplit web: spec.service: "web.shop" is no Service of namespace evil`, nil},
+		{
+			"a split of another namespace's Service by its domain name", split("web.shop.svc.cluster.local", "{service: s, weight: 1}"),
+			`"web.shop.svc.cluster.local" is no Service of namespace evil`, nil,
+		},
+		{"a split of the name of another namespace's Service", split("web", "{service: s, weight: 1}"), "namespace evil has no Service web", nil},
+		{
+			"a split that sends to another namespace's Service", split("s", "{service: web.shop.svc.cluster.local, weight: 1}"),
+			`"web.shop.svc.cluster.local" is no Service of namespace evil`, toNobody,
+		},
+		{"a split that sends to the name of another namespace's Service", split("s", "{service: web, weight: 1}"), "namespace evil has no Service web", toNobody},
+		{"a split with a path for a name", split("s", `{service: "shop/web", weight: 1}`), `"shop/web" is no Service of namespace evil`, toNobody},
+		{
+			"a split that is said to be Tulle's", strings.Replace(split("s", "{service: s, weight: 1}"), "{name: web, namespace: evil}",
+				`{name: web, namespace: evil, ownerReferences: [{apiVersion: mesh.tulle.dev/v1alpha1, kind: Mesh, name: mesh, uid: "1", controller: true}]}`, 1),
+			"", func(t *testing.T, r *Reader) {
+				t.Helper()
+				if s := r.Split(evilService("s")); s != nil {
+					t.Errorf("it is followed: %+v", s)
+				}
+			},
+		},
+		{
+			"more backends than anybody has",
+			split("s", strings.Repeat("{service: s, weight: 1}, ", 5000)+"{service: s, weight: 1}"),
+			"5001 backends are more than 64", nil,
+		},
+	}
+}
+
 func podTricks() []trick {
 	pod := func(spec, status string) string {
 		return evilMesh + `---
@@ -398,12 +449,17 @@ func TestNoNamespaceChangesAnother(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			w, b := newWorld(seed), NewBuilder(testConfig())
+			splits := newWorld(seed + 1000)
 			for range 40 {
 				b.Set(w.object())
+				b.Set(splits.smi())
 			}
 			before := b.Snapshot()
 			for range 40 {
 				b.Set(w.evil(b, before))
+				split := splits.smi()
+				split.SetNamespace("evil")
+				b.Set(split)
 				after := b.Snapshot()
 				checkOnlyEvil(t, before, after)
 				before = after

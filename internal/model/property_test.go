@@ -83,6 +83,9 @@ func (h *history) change() {
 		h.builder.SetTrust(h.trust)
 	}
 	object := h.world.object()
+	if h.world.chance(15) {
+		object = h.world.smi()
+	}
 	if len(h.objects) > 0 {
 		id := pick(h.world, slices.Sorted(maps.Keys(h.objects))...)
 		switch {
@@ -111,7 +114,8 @@ func (h *history) checkFresh(t *testing.T, s *Snapshot) {
 		o, ok := node.(*owner)
 		return ok && o.vanished
 	})
-	same := len(wantNodes) == len(gotNodes) && reflect.DeepEqual(timeless(want.Meshes()), timeless(s.Meshes()))
+	same := len(wantNodes) == len(gotNodes) && reflect.DeepEqual(timeless(want.Meshes()), timeless(s.Meshes())) &&
+		reflect.DeepEqual(want.Splits(), s.Splits())
 	for key := range wantNodes {
 		if !reflect.DeepEqual(wantNodes[key], gotNodes[key]) {
 			same = false

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
@@ -43,6 +46,14 @@ func (w world) object() metav1.Object {
 	}
 }
 
+// smi is a TrafficSplit or an HTTPRouteGroup.
+func (w world) smi() metav1.Object {
+	if w.chance(70) {
+		return w.split()
+	}
+	return w.routeGroup()
+}
+
 // tweak returns a copy of an object that differs in one part at most.
 func (w world) tweak(object metav1.Object) metav1.Object {
 	switch o := object.(type) {
@@ -62,6 +73,16 @@ func (w world) tweak(object metav1.Object) metav1.Object {
 			func() { o.Spec.ClusterIP = other.Spec.ClusterIP },
 			func() { o.Spec.Selector = other.Spec.Selector },
 			func() { o.Spec.Ports = other.Spec.Ports },
+			func() { o.CreationTimestamp = other.CreationTimestamp },
+		)()
+		return o
+	case *splitv1alpha4.TrafficSplit:
+		o, other := o.DeepCopy(), w.split()
+		pick(w,
+			func() { o.Spec.Service = other.Spec.Service },
+			func() { o.Spec.Backends = other.Spec.Backends },
+			func() { o.Spec.Matches = other.Spec.Matches },
+			func() { o.OwnerReferences = other.OwnerReferences },
 			func() { o.CreationTimestamp = other.CreationTimestamp },
 		)()
 		return o
@@ -134,6 +155,37 @@ func (w world) service() *corev1.Service {
 		s.Spec.Ports = append(s.Spec.Ports, p)
 	}
 	return s
+}
+
+func (w world) split() *splitv1alpha4.TrafficSplit {
+	s := &splitv1alpha4.TrafficSplit{ObjectMeta: w.meta("s1", "s2", "s3")}
+	s.Spec.Service = pick(w, "x", "x", "y", "z", "nobody", "x.a", "x.b.svc.cluster.local", "", "X_")
+	for range w.IntN(4) {
+		s.Spec.Backends = append(s.Spec.Backends, splitv1alpha4.TrafficSplitBackend{
+			Service: pick(w, "x", "y", "z", "nobody", "y.b", ""), Weight: pick(w, 0, 0, 1, 90, -1, math.MaxInt32, math.MaxInt),
+		})
+	}
+	if w.chance(30) {
+		for range w.IntN(3) {
+			s.Spec.Matches = append(s.Spec.Matches, corev1.TypedLocalObjectReference{Kind: pick(w, "HTTPRouteGroup", "HTTPRouteGroup", "TCPRoute"), Name: pick(w, "g1", "g2", "")})
+		}
+	}
+	if w.chance(10) {
+		s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "mesh.tulle.dev/v1alpha1", Kind: "Mesh", Name: "mesh", Controller: new(true)}}
+	}
+	return s
+}
+
+func (w world) routeGroup() *specsv1alpha4.HTTPRouteGroup {
+	g := &specsv1alpha4.HTTPRouteGroup{ObjectMeta: w.meta("g1", "g2")}
+	for range w.IntN(3) {
+		m := specsv1alpha4.HTTPMatch{Name: "m", PathRegex: pick(w, "", "/x", "(", ".*"), Methods: pick(w, nil, []string{"*"}, []string{"POST", "GET"}, []string{"?"})}
+		if w.chance(40) {
+			m.Headers = map[string]string{pick(w, "End-User", "x-tulle-hop", ":path"): pick(w, "jason", "(", ".*", "")}
+		}
+		g.Spec.Matches = append(g.Spec.Matches, m)
+	}
+	return g
 }
 
 func (w world) slice() *discoveryv1.EndpointSlice {

@@ -47,7 +47,7 @@ type RulingSplit struct{ Service, Split string }
 type SplitReport struct {
 	Namespace, Name, UID string
 	Created              time.Time
-	// Problems are in the order of the fields, the fatal ones first.
+	// Problems are in the order of the fields, the fatal ones first, and no more than 64.
 	Problems []Problem
 }
 
@@ -199,6 +199,7 @@ func (b *Builder) resolveSplit(root ServiceKey) {
 			node = f.follow(root)
 			report.Problems = f.problems
 			slices.SortStableFunc(report.Problems, compareProblems)
+			report.Problems = report.Problems[:min(len(report.Problems), maxProblems)]
 		}
 		b.put(splitReportKey(s.key), report)
 	}
@@ -236,7 +237,7 @@ func (f *following) follow(root ServiceKey) *Split {
 		f.add(s.problem("spec.service", v1alpha1.ConditionAccepted, ReasonNoClusterIP,
 			"Service %s has no cluster IP, so its clients call pods or outside hosts themselves and are not split; "+
 				"give it one (clusterIP is not None, type is not ExternalName) or name another", s.root))
-	default:
+	case node.Invalid == "":
 		if node.Restricted {
 			f.httpOnly()
 		}
@@ -296,6 +297,10 @@ func (f *following) shares(node *Split) {
 			node.Shares[port.number] = shares
 		}
 	}
+	if len(node.Shares) == 0 {
+		f.add(f.split.note("spec.backends", v1alpha1.ConditionResolvedRefs, ReasonBackendNotFound,
+			"no backend that is to get something is there yet, so everything goes to Service %s itself", f.root.key.Name))
+	}
 }
 
 // candidates are the backends that exist and share a port with the root. The others are reported, and get nothing.
@@ -307,20 +312,24 @@ func (f *following) candidates() []candidate {
 		switch {
 		case be.service == "": // readSplit has said so
 		case c.service == nil || c.service.external:
-			p := f.split.problem(be.field+".service", v1alpha1.ConditionResolvedRefs, ReasonBackendNotFound,
-				"namespace %s has no Service %s with pods behind it%s; create it, or remove this backend", f.ns.name, be.service, be.fate())
-			p.Fatal = be.weight > 0
-			f.add(p)
+			f.leaveOut(be, ReasonBackendNotFound, "namespace %s has no Service %s with pods%s; create it, or remove this backend",
+				f.ns.name, be.service, be.fate())
 		case !slices.ContainsFunc(f.root.ports, func(p servicePort) bool { return c.service.port(p.number) >= 0 }):
-			f.add(f.split.problem(be.field+".service", v1alpha1.ConditionResolvedRefs, ReasonPortNotFound,
-				"Service %s has %s and the root %s has %s, so the backend is left out%s; give both the same port",
-				be.service, portText(c.service), f.root.key.Name, portText(f.root), be.fate()))
+			f.leaveOut(be, ReasonPortNotFound, "Service %s has port %s and the root %s has %s%s; give both the same port",
+				be.service, portText(c.service), f.root.key.Name, portText(f.root), be.fate())
 		default:
 			f.noteBackend(&c)
 			found = append(found, c)
 		}
 	}
 	return found
+}
+
+// leaveOut reports a backend that can't take part. One that is to get nothing is missed by nobody.
+func (f *following) leaveOut(be splitBackend, reason, format string, args ...any) {
+	p := f.split.problem(be.field+".service", v1alpha1.ConditionResolvedRefs, reason, format, args...)
+	p.Fatal = be.weight > 0
+	f.add(p)
 }
 
 // noteBackend says what is worth knowing of a backend that takes part.
@@ -447,5 +456,5 @@ func (be splitBackend) fate() string {
 	if be.weight == 0 {
 		return ""
 	}
-	return " and its weight goes to the others"
+	return ", so its weight goes to the others"
 }

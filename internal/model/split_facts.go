@@ -139,6 +139,16 @@ func (s *split) readMatch(i int, kind, name string) {
 	s.matches = append(s.matches, m)
 }
 
+func (s *split) tooManyMatches(n int) {
+	s.problems = append(s.problems, s.problem("spec.matches", v1alpha1.ConditionAccepted, ReasonInvalidValue,
+		"%d references are more than %d, and the others don't count; use fewer", n, maxMatches))
+}
+
+func (g *routeGroup) tooManyMatches(n int) {
+	g.problems = append(g.problems, groupProblem{"spec.matches", ReasonInvalidValue,
+		fmt.Sprintf("%d matches are more than %d, and the others don't count; use fewer", n, maxMatches)})
+}
+
 // readGroupMatch takes a match of a route group. One that makes no sense matches nothing.
 func (g *routeGroup) readGroupMatch(i int, path string, methods []string, headers map[string]string) {
 	at := fmt.Sprintf("spec.matches[%d]", i)
