@@ -2,12 +2,20 @@ package operator
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tulle-mesh/tulle/internal/compile"
 	"github.com/tulle-mesh/tulle/internal/contain"
+	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/peers"
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -24,13 +32,63 @@ func TestSignatureThatPanics(t *testing.T) {
 	if secret != nil || err == nil || !strings.HasPrefix(err.Error(), "certificate of pod shop/web: a bug of Tulle") {
 		t.Errorf("got %v, %v", secret, err)
 	}
+	if n := counted(t, registry, contain.Sign); n != 1 {
+		t.Errorf("counted %v, want 1", n)
+	}
+}
+
+// A snapshot that can't be published to proxies is still what webhooks and status go by, and the next one is published.
+func TestPublishingThatPanics(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	panics, err := contain.New(registry, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var published []uint64
+	broken := true
+	o := &operator{
+		panics: panics, peers: &peers.Server{},
+		materials: identity.NewMaterials(time.Now, slog.New(slog.DiscardHandler), func([]byte) {}, func(time.Duration) {}, func() {}),
+		publisher: compile.NewPublisher(func(view resource.View, _ []resource.ScopedRef) {
+			if broken {
+				panic("a bug")
+			}
+			published = append(published, view.Revision())
+		}, func(resource.ScopedRef, error) {}),
+	}
+	builder := model.NewBuilder(model.Config{OperatorNamespace: "tulle-system"})
+	for _, name := range []string{"first", "second"} {
+		builder.Set(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.5"}})
+		snapshot := builder.Snapshot()
+		o.publish(snapshot)
+		if o.world.Snapshot() != snapshot {
+			t.Errorf("webhooks and status do not go by the %s snapshot", name)
+		}
+		broken = false
+	}
+	if want := []uint64{o.world.Snapshot().Revision()}; !slices.Equal(published, want) {
+		t.Errorf("published %d, want %d", published, want)
+	}
+	if n := counted(t, registry, contain.Publish); n != 1 {
+		t.Errorf("counted %v, want 1", n)
+	}
+}
+
+// counted returns how many panics of a place were counted.
+func counted(t *testing.T, registry *prometheus.Registry, place contain.Place) float64 {
+	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range families[0].GetMetric() {
-		if m.GetLabel()[0].GetValue() == string(contain.Sign) && m.GetCounter().GetValue() != 1 {
-			t.Errorf("counted %v, want 1", m.GetCounter().GetValue())
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "tulle_panics_total" && m.GetLabel()[0].GetValue() == string(place) {
+				return m.GetCounter().GetValue()
+			}
 		}
 	}
+	t.Fatalf("tulle_panics_total has no series for %s", place)
+	return 0
 }
