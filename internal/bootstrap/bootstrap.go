@@ -79,7 +79,7 @@ type Options struct {
 // Statistics of single clusters cost about 0.03 MB of heap each and are not among them.
 var defaultStats = []string{
 	"server.", "control_plane.", "cluster_manager.", "listener_manager.", "cluster.xds.",
-	"http.", "tcp.", "listener.", "vhds.", "sds.",
+	"http.", "tcp.", "listener.", "vhds.", "sds.", "tulle.",
 }
 
 // JSON returns the bootstrap as one line of JSON, fit for Envoy's --config-yaml.
