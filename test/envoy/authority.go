@@ -80,7 +80,7 @@ func (a *authority) issueNamed(commonName, spiffeID, dnsName string) (tls.Certif
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: commonName},
-		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}

@@ -99,7 +99,8 @@ func series(name string, m *dto.Metric) []Series {
 func (p *Pod) Counted(metric string, labels ...string) float64 {
 	p.w.t.Helper()
 	var sum float64
-	for _, s := range p.Scrape(metric) {
+	family, _ := strings.CutSuffix(metric, "_count")
+	for _, s := range p.Scrape(family) {
 		fits := s.Name == metric
 		for i := 0; i < len(labels); i += 2 {
 			fits = fits && s.Labels[labels[i]] == labels[i+1]

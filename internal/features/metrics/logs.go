@@ -80,6 +80,9 @@ func outbound(o *features.Outbound) {
 		envoy.Replace("", unknown), envoy.ReplaceLike(".*TLS.*", "true"), envoy.ReplaceAll("false"),
 	}}}
 	if o.HTTP != nil {
+		if features.ForgetsAskedCluster(o.Minor) {
+			o.HTTP.HttpFilters = slices.Insert(o.HTTP.HttpFilters, len(o.HTTP.HttpFilters)-1, envoy.ChooseAgain())
+		}
 		all := slices.Concat(edge, response(), secure)
 		// Where the connection was TLS, there is a proxy at its other end, which counts.
 		alone := slices.Concat(ifEver(connected), ifNever(encrypted), edge, class(), []envoy.Label{{Name: "mtls", Format: "false"}})
@@ -209,7 +212,9 @@ func class() []envoy.Label {
 	return []envoy.Label{{Name: "response_code_class", Format: "%RESP(:STATUS):1%xx", Rules: []envoy.LabelRule{envoy.Replace("xx", unknown)}}}
 }
 
-func flags() []envoy.Label { return []envoy.Label{{Name: "response_flags", Format: "%RESPONSE_FLAGS%"}} }
+func flags() []envoy.Label {
+	return []envoy.Label{{Name: "response_flags", Format: "%RESPONSE_FLAGS%"}}
+}
 
 // ifEver is no label: it has a statistic count only what has a value, and ifNever only what has none.
 func ifEver(value string) []envoy.Label {
