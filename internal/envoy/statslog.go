@@ -123,7 +123,7 @@ func CountTCPConnected(s Statistics) *accesslogv3.AccessLog {
 func statsLog(s Statistics, at alsv3.AccessLogType) *accesslogv3.AccessLog {
 	config := &statsv3.Config{}
 	if s.Limits == (StatLimits{}) {
-		config.StatPrefix = s.Prefix //nolint:staticcheck // Envoy 1.38 has nothing else
+		config.StatPrefix = s.Prefix // Envoy 1.38 has nothing else
 	} else {
 		config.StatsScope = &typev3.Scope{
 			Prefix: s.Prefix, SharingName: s.Prefix, EnableEviction: true,
