@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/features/metrics"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
 	"github.com/tulle-mesh/tulle/internal/features/probes"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -85,6 +86,7 @@ func detectedAgain(a addressName, s *model.Service) (*resource.Resource, error) 
 
 // sealLoop seals a cluster that is of use only as long as the address has a virtual host.
 func sealLoop(c *clusterv3.Cluster, a addressName, s *model.Service) (*resource.Resource, error) {
+	metrics.Loop(c)
 	return sealCluster(c, resource.Resource{
 		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
 		Origins: []resource.Origin{s.Mesh},
@@ -145,6 +147,7 @@ func (c compilation) serviceCluster(name string, http bool, s *model.Service, p 
 		HTTP:    http,
 		Service: s,
 		Port:    p,
+		Version: version,
 		Warms:   []resource.Ref{{Type: resource.Endpoints, Name: endpoints}},
 	}
 	var from []resource.Origin
@@ -176,6 +179,7 @@ func (c compilation) inboundCluster() (*resource.Resource, error) {
 	out := envoy.OriginalDestinationCluster(inboundCluster)
 	envoy.SpeakHTTP(out, internalHeaders()...)
 	envoy.BindFrom(out, c.inboundSources(w)...)
+	metrics.Receiver(out, w)
 	return sealCluster(out, resource.Resource{})
 }
 

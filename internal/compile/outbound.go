@@ -8,6 +8,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
@@ -41,38 +42,37 @@ func (c compilation) outbound(w *model.Workload) *listenerv3.Listener {
 	envoy.Inspect(l, inspectTimeout,
 		envoy.OriginalDestination(),
 		envoy.NotOn(envoy.HTTPInspector(), w.SkipDetection))
-	l.FilterChains = meshChains("", model.PrivateRanges())
+	l.FilterChains = c.meshChains(w, "", model.PrivateRanges())
 	// The ranges of the cluster that are not private have chains of their own: when they change, Envoy drains the
 	// connections of these chains and of no others.
 	if more := publicRanges(c.MeshWide()); len(more) > 0 {
-		l.FilterChains = append(l.FilterChains, meshChains("-cluster", more)...)
+		l.FilterChains = append(l.FilterChains, c.meshChains(w, "-cluster", more)...)
 	}
 	// Everything else is public, or link-local (the clouds' metadata, node-local DNS), and costs no question.
-	l.DefaultFilterChain = envoy.TCPChain("egress", nil, envoy.TCPProxy("egress", passthroughCluster))
+	l.DefaultFilterChain = envoy.TCPChain("egress", nil, c.outboundProxy(w, "egress", passthroughCluster))
 	return l
 }
 
 // meshChains ask about each address in the ranges.
-func meshChains(suffix string, ranges []netip.Prefix) []*listenerv3.FilterChain {
+func (c compilation) meshChains(w *model.Workload, suffix string, ranges []netip.Prefix) []*listenerv3.FilterChain {
 	var cidrs []*corev3.CidrRange
 	for _, r := range ranges {
 		cidrs = append(cidrs, envoy.Range(r))
 	}
-	m := outboundManager()
+	m := c.outboundManager(w, outboundListener)
 	envoy.MutateEarly(m, envoy.SetHeader(features.DestinationHeader, httpPrefix+destination), envoy.RemoveHeader(features.HopHeader))
 	return []*listenerv3.FilterChain{
 		envoy.HTTPChain("http"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs, ApplicationProtocols: envoy.Detected()}, m),
 		envoy.OnDemandTCPChain("tcp"+suffix, &listenerv3.FilterChainMatch{PrefixRanges: cidrs},
-			envoy.TCPProxy("outbound", "unset"), tcpPrefix+destination, askTimeout, envoy.PassedState(destinationState, destination)),
+			c.outboundProxy(w, outboundListener, unsetCluster), tcpPrefix+destination, askTimeout, envoy.PassedState(destinationState, destination)),
 	}
 }
 
 // reroute takes requests that were the first to their address and chooses their route again. The destination stays what the
 // outbound listener found. The mark lets the route for everything else end a second loop.
-func reroute() *listenerv3.Listener {
+func (c compilation) reroute(w *model.Workload) *listenerv3.Listener {
 	l := envoy.InternalListener(rerouteListener)
-	m := outboundManager()
-	m.StatPrefix = rerouteListener
+	m := c.outboundManager(w, rerouteListener)
 	envoy.MutateEarly(m, envoy.SetHeader(features.HopHeader, "1"))
 	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
 	return l
@@ -80,25 +80,43 @@ func reroute() *listenerv3.Listener {
 
 // silent takes connections to addresses with HTTP rules, on which the outbound listener heard nothing in time. It waits
 // for what is said, for as long as it takes: a port with HTTP rules is none on which the server speaks first.
-func silent() *listenerv3.Listener {
+func (c compilation) silent(w *model.Workload) *listenerv3.Listener {
 	l := envoy.InternalListener(silentListener)
 	envoy.Inspect(l, 0, envoy.HTTPInspector())
-	m := outboundManager()
-	m.StatPrefix = silentListener
+	m := c.outboundManager(w, silentListener)
 	envoy.MutateEarly(m, envoy.SetHeader(features.DestinationHeader, httpPrefix+passedDestination), envoy.RemoveHeader(features.HopHeader))
 	l.FilterChains = []*listenerv3.FilterChain{
 		envoy.HTTPChain("http", &listenerv3.FilterChainMatch{ApplicationProtocols: envoy.Detected()}, m),
-		envoy.OnDemandTCPChain("tcp", nil, envoy.TCPProxy(silentListener, "unset"), rawPrefix+passedDestination, askTimeout),
+		envoy.OnDemandTCPChain("tcp", nil, c.outboundProxy(w, silentListener, unsetCluster), rawPrefix+passedDestination, askTimeout),
 	}
 	return l
 }
 
-func outboundManager() *hcmv3.HttpConnectionManager {
-	m := envoy.ConnectionManager("outbound", envoy.OnDemandFilter(askTimeout))
+func (c compilation) outboundManager(w *model.Workload, statPrefix string) *hcmv3.HttpConnectionManager {
+	m := envoy.ConnectionManager(statPrefix, envoy.OnDemandFilter(askTimeout))
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY
 	envoy.RoutesFromADS(m, outboundRoutes)
 	envoy.ExplainFailure(m, "NC", unanswered)
+	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, HTTP: m})
 	return m
+}
+
+// unsetCluster is what a TCP proxy calls whose cluster is chosen for each connection.
+const unsetCluster = "unset"
+
+func (c compilation) outboundProxy(w *model.Workload, statPrefix, cluster string) *tcpv3.TcpProxy {
+	p := envoy.TCPProxy(statPrefix, cluster)
+	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, TCP: p})
+	return p
+}
+
+// finishOutbound lets the features add to a way out.
+func (c compilation) finishOutbound(out *features.Outbound) {
+	for _, f := range c.features {
+		if f.Outbound != nil {
+			f.Outbound(out)
+		}
+	}
 }
 
 // routeConfiguration is constant: what is not pushed as a virtual host goes to the cluster of its address, which is asked for.

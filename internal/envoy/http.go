@@ -7,9 +7,11 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
 	filtermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	setstatehttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
@@ -94,6 +96,18 @@ func RemoveHeader(name string) *mutationv3.HeaderMutation {
 func OnDemandFilter(timeout time.Duration) *hcmv3.HttpFilter {
 	return httpFilter("envoy.filters.http.on_demand", &ondemandv3.OnDemand{
 		Odcds: &ondemandv3.OnDemandCds{Source: ADS(), Timeout: durationpb.New(timeout)},
+	})
+}
+
+// ChooseAgain has a request choose its route again, for what is there only now: a cluster that was asked for (see OnDemandFilter).
+func ChooseAgain() *hcmv3.HttpFilter {
+	return httpFilter("envoy.filters.http.set_filter_state", &setstatehttpv3.Config{
+		ClearRouteCache: true,
+		OnRequestHeaders: []*setstatev3.FilterStateValue{{
+			Key:        &setstatev3.FilterStateValue_ObjectKey{ObjectKey: "tulle.chosen-again"},
+			FactoryKey: "envoy.string",
+			Value:      &setstatev3.FilterStateValue_FormatString{FormatString: textFormat("yes")},
+		}},
 	})
 }
 
