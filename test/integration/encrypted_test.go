@@ -163,6 +163,7 @@ func testCertificatesFail(t *testing.T, w *world) {
 	const ns = "sealed"
 	w.namespace(ns)
 	w.create(mesh(ns, ns, v1alpha1.MeshSpec{MTLS: &v1alpha1.MTLSSpec{Mode: v1alpha1.MTLSStrict}}))
+	w.condition(ns, ns, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
 	w.join(t, ns, "one")
 	sealed := func(proxies string) {
 		t.Helper()
