@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -227,12 +228,12 @@ func statusConfiguration(report model.MeshReport, next v1alpha1.MeshStatus) (*un
 	return u, nil
 }
 
-// maxNote is the longest note that an Event may have.
+// maxNote is the longest note that an Event may have, in bytes.
 const maxNote = 1024
 
 func note(s string) string {
-	if len(s) < maxNote {
+	if len(s) <= maxNote {
 		return s
 	}
-	return string([]rune(s)[:maxNote/4])
+	return strings.ToValidUTF8(s[:maxNote-len("…")], "") + "…"
 }

@@ -33,8 +33,13 @@ const destinationState = "tulle.destination"
 // passedDestination is the destination there.
 const passedDestination = "%FILTER_STATE(" + destinationState + ":PLAIN)%"
 
-// unanswered is the body of the 503 for an address about which no answer came.
-const unanswered = "no configuration for %REQ(" + features.DestinationHeader + ")% came from the control plane in time: %RESPONSE_CODE_DETAILS%\n"
+// The bodies of the 503 for an address for which the proxy has no cluster: of the one about which it heard nothing until askTimeout, and
+// of the one that it was refused, which it is told at once. Envoy calls both cluster_not_found. Once refused it does not ask again.
+const (
+	unanswered = "no configuration for %REQ(" + features.DestinationHeader + ")% came from the control plane in time, or it refused one before: %RESPONSE_CODE_DETAILS%\n"
+	withheld   = "the control plane gives this proxy no configuration for %REQ(" + features.DestinationHeader + ")%: it asks for more destinations than it may, " +
+		"or has rejected what it was given (see its Mesh): %RESPONSE_CODE_DETAILS%\n"
+)
 
 // outbound takes what the app opens. Its size does not depend on what is in the mesh.
 func (c compilation) outbound(w *model.Workload) *listenerv3.Listener {
@@ -96,7 +101,8 @@ func (c compilation) outboundManager(w *model.Workload, statPrefix string) *hcmv
 	m := envoy.ConnectionManager(statPrefix, envoy.OnDemandFilter(askTimeout))
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY
 	envoy.RoutesFromADS(m, outboundRoutes)
-	envoy.ExplainFailure(m, "NC", unanswered)
+	envoy.ExplainFailure(m, "NC", askTimeout-100*time.Millisecond, unanswered) // Envoy's clocks may differ by a little
+	envoy.ExplainFailure(m, "NC", 0, withheld)
 	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, HTTP: m})
 	return m
 }

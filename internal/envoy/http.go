@@ -131,13 +131,18 @@ func httpFilter(name string, config proto.Message) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: Any(config)}}
 }
 
-// ExplainFailure gives the local replies with a response flag (such as NC) a body; the format may hold Envoy's command operators.
-func ExplainFailure(m *hcmv3.HttpConnectionManager, flag, format string) {
+// ExplainFailure gives the local replies with a response flag (such as NC) a body, those of requests that took at least so long; the first
+// that fits counts. The format may hold Envoy's command operators.
+func ExplainFailure(m *hcmv3.HttpConnectionManager, flag string, after time.Duration, format string) {
 	if m.LocalReplyConfig == nil {
 		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{}
 	}
+	filter := responseFlags(flag)
+	if after > 0 {
+		filter = allOf(filter, tookAtLeast(after))
+	}
 	m.LocalReplyConfig.Mappers = append(m.LocalReplyConfig.Mappers, &hcmv3.ResponseMapper{
-		Filter:             responseFlags(flag),
+		Filter:             filter,
 		BodyFormatOverride: textFormat(format),
 	})
 }

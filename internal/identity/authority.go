@@ -83,10 +83,16 @@ func authorityRoots(chain []*x509.Certificate, ca []byte) ([]byte, error) {
 func isRoot(c *x509.Certificate) bool { return c.CheckSignatureFrom(c) == nil }
 
 // probe signs a certificate of the trust domain and verifies it: path lengths, name constraints and key usages of the
-// whole chain have their say.
+// whole chain have their say. A chain that begins later by a clock that may be ahead of ours is not at fault.
 func (a *Authority) probe(domain string, now time.Time) error {
-	if now.After(a.certificate.NotAfter) {
-		return fmt.Errorf("the intermediate CA expired at %s", a.certificate.NotAfter.UTC().Format(time.RFC3339))
+	begins := a.lineage.begins()
+	switch {
+	case now.After(a.certificate.NotAfter):
+		return fmt.Errorf("the intermediate CA expired at %s", stamp(a.certificate.NotAfter))
+	case begins.After(now.Add(maxSkew)):
+		return fmt.Errorf("the intermediate CA begins at %s, and here it is %s: set the clocks", stamp(begins), stamp(now))
+	case begins.After(now):
+		now = begins
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/peers"
 	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
 // A signature that panics is the failure of one certificate.
@@ -72,6 +73,36 @@ func TestPublishingThatPanics(t *testing.T) {
 	}
 	if n := counted(t, registry, contain.Publish); n != 1 {
 		t.Errorf("counted %v, want 1", n)
+	}
+}
+
+// What a publication that panics was to tell proxies of is told with the next.
+func TestChangesOfAPublicationThatPanics(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	panics, err := contain.New(registry, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &operator{panics: panics} // without a server of xDS, so that it panics
+	var told [][]resource.ScopedRef
+	o.publisher = compile.NewPublisher(func(view resource.View, changed []resource.ScopedRef) {
+		told = append(told, changed)
+		o.send(view, changed)
+	}, func(resource.ScopedRef, error) {})
+	o.publisher.Publish(model.NewBuilder(model.Config{}).Snapshot())
+	changed := resource.ScopedRef{Ref: resource.Ref{Type: resource.Secret, Name: "peers"}}
+	o.publisher.Again(changed)
+	if o.xds, err = xds.NewServer(xds.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	o.publisher.Again()
+	o.publisher.Again()
+	if len(told) != 3 || !slices.Equal(told[2], []resource.ScopedRef{changed}) {
+		t.Errorf("told %v, want %v once more and then nothing", told, changed)
+	}
+	if n := counted(t, registry, contain.Publish); n != 2 {
+		t.Errorf("counted %v, want 2", n)
 	}
 }
 

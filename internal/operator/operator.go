@@ -32,7 +32,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/peers"
-	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/webhooks"
 )
@@ -181,9 +180,7 @@ func (o *operator) makeDataPath() error {
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
 	}
-	o.publisher = compile.NewPublisher(func(view resource.View, changed []resource.ScopedRef) {
-		_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.Publish(view, changed) }) // it is told
-	}, o.cannotCompile)
+	o.publisher = compile.NewPublisher(o.send, o.cannotCompile)
 	newBuilder := o.NewBuilder
 	if newBuilder == nil {
 		newBuilder = func(c model.Config) ingest.Builder { return model.NewBuilder(c) }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +33,14 @@ const (
 
 // QuietDefault of Options.PlaintextQuiet.
 const QuietDefault = 10 * time.Minute
+
+// ExcludedDefault names the namespaces of Options.Excluded, as ParseExcluded reads them.
+const ExcludedDefault = "cert-manager"
+
+// ParseExcluded reads the value of the operator's flag -excluded-namespaces.
+func ParseExcluded(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
 
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"

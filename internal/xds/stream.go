@@ -338,12 +338,13 @@ func (t *stream) next() time.Time {
 			next = at
 		}
 	}
-	if t.sending.IsZero() {
-		earlier(t.hold)
-		earlier(t.penalty)
-		earlier(t.flushAt)
-	} else {
+	switch {
+	case !t.sending.IsZero():
 		earlier(t.sending.Add(t.server.config.SendTimeout))
+	case !t.hold.IsZero() || !t.penalty.IsZero():
+		earlier(t.resumes()) // and nothing is flushed before, however long it has been due
+	default:
+		earlier(t.flushAt)
 	}
 	if since := t.session.unacknowledgedSince(); !since.IsZero() {
 		earlier(since.Add(t.server.config.AckTimeout))
@@ -352,6 +353,14 @@ func (t *stream) next() time.Time {
 		earlier(t.renewal.next)
 	}
 	return next
+}
+
+// resumes is when something may be sent again; zero, or a time that has passed: now.
+func (t *stream) resumes() time.Time {
+	if t.hold.After(t.penalty) {
+		return t.hold
+	}
+	return t.penalty
 }
 
 // step does all that is due.
@@ -372,7 +381,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 		}
 		return nil
 	}
-	if now.Before(t.penalty) || now.Before(t.hold) {
+	if now.Before(t.resumes()) {
 		return nil
 	}
 	t.penalty = time.Time{}

@@ -91,7 +91,7 @@ func TestControlPlaneStoppedAndRestarted(t *testing.T) {
 			if reason := notRefused(o.Protocol, o.response, o.err); reason != "" {
 				t.Errorf("%s to a new address without a control plane: %s", o.Protocol, reason)
 			}
-			if detail, has := refusal(o); has && (!strings.Contains(detail, o.Address) || !strings.Contains(detail, "control plane")) {
+			if detail, has := refusal(o); has && (!strings.Contains(detail, o.Address) || !strings.Contains(detail, "from the control plane in time")) {
 				t.Errorf("%s to a new address without a control plane: %q does not say what is missing, and from where", o.Protocol, detail)
 			}
 			if o.took < onDemandTimeout-clockSlack || o.took > onDemandTimeout+2*time.Second {

@@ -90,6 +90,42 @@ func TestScanHurtsOnlyTheScanner(t *testing.T) {
 	})
 }
 
+// A request to a destination beyond the limit is told so at once. The proxy does not ask again, so that the next one is told when the time is up.
+func TestRefusedDestinationIsExplained(t *testing.T) {
+	t.Parallel()
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		t.Parallel()
+		w := envoy.Start(t, "testdata/scan.yaml", envoy.On(v), envoy.WithLimits(func(c *xds.Config) { c.MaxAsked, c.MaxOthers = 1, 1 }))
+		client := w.Pod("bystander")
+		client.MustCall(echo.HTTP1, echo.Request{Address: "10.96.0.5:80"})
+		beyond := echo.Request{Address: "10.96.0.6:80"}
+		for _, want := range []struct {
+			protocol echo.Protocol
+			text     string
+			wait     time.Duration
+		}{
+			{echo.HTTP1, "the control plane gives this proxy no configuration for http|10.96.0.6:80: it asks for more destinations than it may", 0},
+			{echo.HTTP2, "no configuration for http|10.96.0.6:80 came from the control plane in time, or it refused one before", onDemandTimeout},
+		} {
+			began := time.Now()
+			response, err := client.Call(want.protocol, beyond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if response.Status != http.StatusServiceUnavailable || !strings.HasPrefix(response.Text, want.text) {
+				t.Errorf("got %d %q, want 503 %q", response.Status, response.Text, want.text)
+			}
+			if took := time.Since(began); took < want.wait || took > want.wait+2*time.Second {
+				t.Errorf("it took %s, want %s", took, want.wait)
+			}
+		}
+		client.MustCall(echo.HTTP1, echo.Request{Address: "10.96.0.5:80"})
+		if got := w.Pod("reviews").Count(); got != 2 {
+			t.Errorf("the backend got %d requests, want 2", got)
+		}
+	})
+}
+
 func scan(t *testing.T, w *envoy.World, count, existing int) {
 	const maxAsked, maxOthers = 2000, 1000 // the defaults
 	w.Apply(scannedServices(existing))
