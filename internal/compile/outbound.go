@@ -101,7 +101,7 @@ func (c compilation) outboundManager(w *model.Workload, statPrefix string) *hcmv
 	m := envoy.ConnectionManager(statPrefix, envoy.OnDemandFilter(askTimeout))
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY
 	envoy.RoutesFromADS(m, outboundRoutes)
-	envoy.ExplainFailure(m, "NC", askTimeout-100*time.Millisecond, unanswered) // Envoy's clocks may differ by a little
+	envoy.ExplainFailure(m, "NC", askTimeout-100*time.Millisecond, unanswered) // Envoy's timers may be early by a little
 	envoy.ExplainFailure(m, "NC", 0, withheld)
 	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, HTTP: m})
 	return m
