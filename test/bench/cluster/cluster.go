@@ -33,6 +33,8 @@ import (
 // System is the operator's namespace.
 const System = "tulle-system"
 
+const operatorImage = "tulle.dev/operator:bench"
+
 // Cluster is an API server with what an installation of Tulle needs.
 type Cluster struct {
 	// Host is the loopback address that the operator listens at.
@@ -46,6 +48,7 @@ type Cluster struct {
 	kubeconfig  string
 	certManager *exec.Cmd
 	services    int
+	sidecar     string   // the version that injection would give pods
 	addresses   []string // cluster IPs by service
 }
 
@@ -66,6 +69,9 @@ func Start(dir string) (*Cluster, error) {
 
 func (c *Cluster) start() error {
 	var err error
+	if c.sidecar, err = currentSidecar(); err != nil {
+		return err
+	}
 	if c.admin, err = c.env.Start(); err != nil {
 		return err
 	}

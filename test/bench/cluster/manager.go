@@ -54,9 +54,9 @@ func (c *Cluster) StartManager(ctx context.Context, program string, cpu int, fla
 	// taskset becomes the program: Go asks at its start for how many CPUs to plan.
 	m.command = exec.Command("taskset", append([]string{
 		"-c", fmt.Sprint(cpu), program, "--xds-address", c.Host + ":15010", "--webhook-address", c.Host + ":443", "--metrics-address", c.Host + ":8080",
-		"--health-address", c.Host + ":8081", "--peers-address", c.Host + ":15011", "--drain-delay", "0s",
+		"--health-address", c.Host + ":8081", "--peers-address", c.Host + ":15011", "--drain-delay", "0s", "--pprof-address", c.Host + ":6060",
 	}, flags...)...)
-	m.command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+System, "POD_NAME=tulle-manager", "TULLE_IMAGE=tulle.dev/operator:bench")
+	m.command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+System, "POD_NAME=tulle-manager", "TULLE_IMAGE="+operatorImage)
 	m.command.Stdout, m.command.Stderr = log, log
 	m.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.command.Start(); err != nil {

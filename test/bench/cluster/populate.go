@@ -14,6 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
+	"github.com/tulle-mesh/tulle/internal/inject"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/operator"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 	"github.com/tulle-mesh/tulle/test/bench/xdsload"
 )
@@ -127,7 +130,7 @@ func (c *Cluster) createPod(ctx context.Context, service, k int) (*corev1.Pod, e
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        podName(service, k),
 			Labels:      map[string]string{"app": name, "version": fmt.Sprintf("v%d", k%2+1), "pod-template-hash": hash},
-			Annotations: map[string]string{sidecar.VersionAnnotation: "bench"},
+			Annotations: map[string]string{sidecar.VersionAnnotation: c.sidecar},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name + "-" + hash, UID: types.UID(name), Controller: new(true),
 			}},
@@ -148,6 +151,14 @@ func (c *Cluster) createPod(ctx context.Context, service, k int) (*corev1.Pod, e
 }
 
 func podName(service, k int) string { return fmt.Sprintf("%s-5d8f9c7b6-%d", nameOf(service), k) }
+
+// currentSidecar is the version of what injection gives the pods of a Mesh without settings, so that they count as current.
+func currentSidecar() (string, error) {
+	builder := model.NewBuilder(model.Config{OperatorNamespace: System, EnvoyImage: operator.DefaultEnvoyImage})
+	builder.Set(meshOf(0, 0))
+	reader := builder.Snapshot().Reader()
+	return inject.Version(inject.For(operator.Installation(System, operatorImage), reader.Namespace(namespaceOf(0)), reader.MeshWide()))
+}
 
 // meshOf is the Mesh of the namespace of a range of Services.
 func meshOf(from, to int) *v1alpha1.Mesh {
