@@ -179,9 +179,13 @@ func meshOf(from, to int) *v1alpha1.Mesh {
 
 // Services that have a part in every measurement.
 const (
-	// Ruled and Common are called by all, the first with HTTP rules; Lonely by the pods of the first Service alone.
-	Ruled, Common, Lonely = 0, 1, 2
-	special               = 3
+	// Ruled is called by all, and has HTTP rules.
+	Ruled = iota
+	// Common is called by all.
+	Common
+	// Lonely is called by the pods of the first Service alone.
+	Lonely
+	special
 )
 
 // uses are the Services that the pods of a Service call: those that all call, and others, evenly.

@@ -143,12 +143,7 @@ func (b *bench) measure(ctx context.Context) error {
 			return err
 		}
 		if services == b.small.services {
-			for name, f := range map[string]func(context.Context) error{"first": b.first} {
-				if err := b.step(ctx, name, f); err != nil {
-					return err
-				}
-			}
-			if err := b.step(ctx, "change", b.single); err != nil {
+			if err := errors.Join(b.step(ctx, "first", b.first), b.step(ctx, "change", b.single)); err != nil {
 				return err
 			}
 		}

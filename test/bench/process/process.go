@@ -2,6 +2,7 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,7 +121,7 @@ func Pin(pid int, cpus []int) error {
 			if err != nil {
 				return err
 			}
-			if err := unix.SchedSetaffinity(id, &set); err != nil && err != unix.ESRCH { //nolint:errorlint // unix returns bare errnos
+			if err := unix.SchedSetaffinity(id, &set); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("pin thread %d of process %d: %w", id, pid, err)
 			}
 		}

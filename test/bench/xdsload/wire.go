@@ -15,7 +15,7 @@ import (
 func (f *Fleet) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+f.target.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: f.target.Roots, ServerName: f.target.ServerName, MinVersion: tls.VersionTLS13})),
-		grpc.WithReadBufferSize(16<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(16<<10), grpc.WithWriteBufferSize(4<<10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			var dialer net.Dialer
