@@ -167,6 +167,16 @@ fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
 	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "./$$package"; \
 	done
 
+# What the goals are measured with. BENCH_FLAGS: see go run ./test/bench/controlplane -help; -scale 50 tries it out in half a minute.
+BENCH_FLAGS ?=
+
+.PHONY: bench-controlplane
+bench-controlplane: $(LAB) build ## Measure the control plane with simulated sidecars, against a real API server (20 min).
+	$(LAB) build apiserver certmanager
+	@mkdir -p docs/performance
+	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
+	go run ./test/bench/controlplane -out docs/performance/controlplane.json $(BENCH_FLAGS)
+
 .PHONY: bench
 bench: ## Measure the control plane's parts.
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./internal/...

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -69,6 +70,14 @@ type Status struct {
 	written, told map[types.UID]v1alpha1.MeshStatus
 	// observed is what is remembered of the plaintext of each namespace.
 	observed map[string]status.Observation
+	// versions are the current versions of injected sidecars, which cost more to make than all else here.
+	versions map[*model.Namespace]sidecarVersion
+}
+
+// sidecarVersion is the version of what injection gives pods of a namespace under these mesh-wide settings.
+type sidecarVersion struct {
+	wide    *model.MeshWide
+	version string
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -96,6 +105,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	now, byNamespace := time.Now(), byNamespace(fleet.Proxies)
 	s.observed = observe(s.observed, snapshot, reports, byNamespace, fleet.Plaintext, s.Quiet, now)
 	inputs := s.inputs(snapshot, reports, fleet, byNamespace, issued, now)
+	s.forgetVersions(inputs)
 	var errs []error
 	var again time.Duration
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
@@ -164,10 +174,32 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 			in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace}]...)
 		}
 		// Settings that no proxy can start with are a Problem already; the current version is then not known.
-		in.Sidecar, _ = inject.Version(inject.For(s.Installation, in.Namespace, reader.MeshWide()))
+		in.Sidecar = s.version(in.Namespace, reader.MeshWide())
 		inputs = append(inputs, in)
 	}
 	return inputs
+}
+
+// version returns the version of what pods of a namespace are given now. A namespace that has not changed is the same node as before.
+func (s *Status) version(n *model.Namespace, wide *model.MeshWide) string {
+	if known, ok := s.versions[n]; ok && known.wide == wide {
+		return known.version
+	}
+	version, _ := inject.Version(inject.For(s.Installation, n, wide))
+	if s.versions == nil {
+		s.versions = map[*model.Namespace]sidecarVersion{}
+	}
+	s.versions[n] = sidecarVersion{wide, version}
+	return version
+}
+
+// forgetVersions forgets namespaces that are gone or have changed.
+func (s *Status) forgetVersions(inputs []status.Input) {
+	current := make(map[*model.Namespace]bool, len(inputs))
+	for _, in := range inputs {
+		current[in.Namespace] = true
+	}
+	maps.DeleteFunc(s.versions, func(n *model.Namespace, _ sidecarVersion) bool { return !current[n] })
 }
 
 // write writes a status if it differs from the one before, and returns the one that holds.

@@ -56,6 +56,7 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
+	flags.StringVar(&o.PprofAddress, "pprof-address", "", "address to serve Go's profiles at; empty serves none, and whoever reaches it may read what is in memory, keys included")
 	flags.StringVar(&o.PeersAddress, "peers-address", fmt.Sprintf(":%d", operator.PeersPort), "address to serve other replicas at; all have the same port")
 	flags.DurationVar(&o.ConnectionAge, "connection-age", 30*time.Minute, "after how long, give or take a tenth, a proxy connects again, to any replica")
 	flags.DurationVar(&o.DrainDelay, "drain-delay", 5*time.Second, "how long to go on serving after being told to end, while Services forget this pod")

@@ -183,8 +183,7 @@ func (i *Ingester) publishRest(now time.Time) {
 	if newTrust {
 		i.guard.setTrust(trust)
 	}
-	i.pacer.done(now)
-	i.publish(now)
+	i.pacer.done(now, i.publish(now))
 }
 
 func (i *Ingester) feed(changes []change, now time.Time) {
@@ -193,11 +192,11 @@ func (i *Ingester) feed(changes []change, now time.Time) {
 	}
 }
 
-// publish hands on the snapshot when it differs from the last one.
-func (i *Ingester) publish(now time.Time) {
+// publish hands on the snapshot when it differs from the last one, and says whether it did.
+func (i *Ingester) publish(now time.Time) bool {
 	snapshot := i.guard.snapshot(now)
 	if snapshot == nil || snapshot.Revision() == i.revision {
-		return
+		return false
 	}
 	first := i.revision == 0
 	i.revision = snapshot.Revision()
@@ -205,4 +204,5 @@ func (i *Ingester) publish(now time.Time) {
 	if first {
 		close(i.published)
 	}
+	return true
 }

@@ -57,6 +57,8 @@ type Options struct {
 	EnvoyImage string
 	// Addresses to listen at, as host:port. The host may be empty.
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
+	// PprofAddress serves net/http/pprof, for whoever looks for what costs; empty serves it nowhere.
+	PprofAddress string
 	// PeersAddress is where other replicas ask for this one's proxies. They have the same port at their pods' addresses.
 	PeersAddress string
 	// ConnectionAge is after how long, give or take a tenth, a proxy is sent off to connect again, so that replicas have equal shares;
