@@ -123,7 +123,9 @@ func TestIssuers(t *testing.T) {
 	good := caSecret(t, "good", nil)
 	good.Namespace = metav1.NamespaceSystem // where cert-manager looks for what a ClusterIssuer names
 	w.create(good, &certmanagerv1.ClusterIssuer{ObjectMeta: metav1.ObjectMeta{Name: "good"}, Spec: caIssuer("good", "good").Spec})
-	w.update(root, func() { root.Spec.MeshWide.Trust.IssuerRef.Name, root.Spec.MeshWide.Trust.IssuerRef.Kind = "good", "ClusterIssuer" })
+	w.update(root, func() {
+		root.Spec.MeshWide.Trust.IssuerRef.Name, root.Spec.MeshWide.Trust.IssuerRef.Kind = "good", "ClusterIssuer"
+	})
 	w.eventually("the good issuer signs", func() error {
 		if err := w.get(root); err != nil {
 			return err
