@@ -121,7 +121,8 @@ func TestIssuers(t *testing.T) {
 		"choose one that signs CAs in spec.meshWide.trust.issuerRef of the root Mesh")
 
 	good := caSecret(t, "good", nil)
-	good.Namespace = metav1.NamespaceSystem // where cert-manager looks for what a ClusterIssuer names
+	good.Namespace = "cert-manager" // where cert-manager looks for what a ClusterIssuer names
+	w.namespace(good.Namespace)
 	w.create(good, &certmanagerv1.ClusterIssuer{ObjectMeta: metav1.ObjectMeta{Name: "good"}, Spec: caIssuer("good", "good").Spec})
 	w.update(root, func() {
 		root.Spec.MeshWide.Trust.IssuerRef.Name, root.Spec.MeshWide.Trust.IssuerRef.Kind = "good", "ClusterIssuer"
