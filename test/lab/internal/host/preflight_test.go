@@ -39,7 +39,7 @@ func TestCheckFeatures(t *testing.T) {
 	}
 }
 
-// Outside of the namespaces that the lab would try it in, a folder that is not there stands for a file system without overlays.
+// A folder that takes no files stands for a file system without overlays.
 func TestTryOverlay(t *testing.T) {
 	if err := tryOverlay("/proc"); err == nil {
 		t.Error("an overlay was made in /proc")
