@@ -28,6 +28,7 @@ type carrier int
 const (
 	webhooksCarry carrier = iota
 	bootstrapCarries
+	definitionsCarry
 )
 
 // carriage is the PEM that all objects of a kind carry, and since when.

@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -39,6 +40,8 @@ type Options struct {
 	Panics *contain.Panics
 	// Barred, if not nil, is told of all objects that can't be taken in, whenever they change.
 	Barred func([]Barred)
+	// Standards, if not nil, are kinds that the cluster may or may not have.
+	Standards *Standards
 	// Root names the root Mesh.
 	Root client.ObjectKey
 	// Publish is called, one call at a time, with each new snapshot.
@@ -83,9 +86,24 @@ func (i *Ingester) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var s *standards
+	if i.options.Standards != nil {
+		s = newStandards(i.options, i.queue)
+		definitions, err := s.watch(ctx)
+		if err != nil {
+			return err
+		}
+		synced = append(synced, definitions)
+	}
 	i.options.Log.Info("waiting for the informers", "count", len(synced))
 	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil // the context ended
+	}
+	if s != nil {
+		s.begin(ctx)
+		var running sync.WaitGroup
+		defer running.Wait()
+		running.Go(func() { s.run(ctx) })
 	}
 	i.run(ctx)
 	return nil

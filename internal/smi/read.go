@@ -17,13 +17,8 @@ func Read(u *unstructured.Unstructured) (client.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	var object client.Object
-	switch kind.Kind {
-	case TrafficSplits().Kind:
-		object = &splitv1alpha4.TrafficSplit{}
-	case HTTPRouteGroups().Kind:
-		object = &specsv1alpha4.HTTPRouteGroup{}
-	default:
+	object := empty(kind)
+	if object == nil {
 		return nil, fmt.Errorf("nothing of Tulle reads %ss", kind.Kind)
 	}
 	hub, err := Convert(u, kind.Hub())
@@ -38,4 +33,27 @@ func Read(u *unstructured.Unstructured) (client.Object, error) {
 		return nil, err
 	}
 	return object, nil
+}
+
+// Nothing returns an object of the Go type of its kind that has but a name, for one that is gone.
+func Nothing(u *unstructured.Unstructured) client.Object {
+	kind, _ := kindOf(u.GroupVersionKind())
+	object := empty(kind)
+	if object == nil {
+		return u
+	}
+	object.SetNamespace(u.GetNamespace())
+	object.SetName(u.GetName())
+	return object
+}
+
+// empty returns an object of the Go type of a kind; nil when there is none.
+func empty(kind Kind) client.Object {
+	switch kind.Kind {
+	case TrafficSplits().Kind:
+		return &splitv1alpha4.TrafficSplit{}
+	case HTTPRouteGroups().Kind:
+		return &specsv1alpha4.HTTPRouteGroup{}
+	}
+	return nil
 }
