@@ -135,7 +135,7 @@ func othersOwnSpec(u *unstructured.Unstructured) bool {
 			continue
 		}
 		var fields map[string]json.RawMessage
-		if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err == nil && fields["f:spec"] != nil {
+		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err == nil && fields["f:spec"] != nil {
 			return true
 		}
 	}

@@ -47,10 +47,10 @@ func objects(c content, field, path string) ([]content, error) {
 	return all, nil
 }
 
-// keepField keeps a field of an object of the content, with null and empty lists as they are.
-func keepField(in, field string) func(content) any {
+// keepInSpec keeps a field of the spec, with null and empty lists as they are.
+func keepInSpec(field string) func(content) any {
 	return func(hub content) any {
-		if o, _ := object(hub, in); o != nil {
+		if o, _ := object(hub, "spec"); o != nil {
 			if value, ok := o[field]; ok {
 				return content{field: value}
 			}
@@ -59,7 +59,7 @@ func keepField(in, field string) func(content) any {
 	}
 }
 
-func fillField(in, field string) func(content, any) {
+func fillInSpec(field string) func(content, any) {
 	return func(hub content, kept any) {
 		k, ok := kept.(content)
 		if !ok {
@@ -69,19 +69,19 @@ func fillField(in, field string) func(content, any) {
 		if !ok {
 			return
 		}
-		o, _ := hub[in].(content)
+		o, _ := hub["spec"].(content)
 		if o == nil {
 			o = content{}
-			hub[in] = o
+			hub["spec"] = o
 		}
 		o[field] = value
 	}
 }
 
-// without leaves out a field that the version does not have.
-func without(in, field string) func(content) (content, error) {
+// withoutInSpec leaves out a field of the spec that the version does not have.
+func withoutInSpec(field string) func(content) (content, error) {
 	return func(c content) (content, error) {
-		o, err := object(c, in)
+		o, err := object(c, "spec")
 		if err != nil {
 			return nil, err
 		}
@@ -208,7 +208,7 @@ func routeForms() map[string]form {
 	}
 	return map[string]form{
 		"v1alpha1": nothing, "v1alpha2": nothing,
-		"v1alpha3": {up: without("spec", "matches"), down: without("spec", "matches"), keep: keepField("spec", "matches"), fill: fillField("spec", "matches")},
+		"v1alpha3": {up: withoutInSpec("matches"), down: withoutInSpec("matches"), keep: keepInSpec("matches"), fill: fillInSpec("matches")},
 	}
 }
 

@@ -71,8 +71,8 @@ type content = map[string]any
 // TrafficSplits are split.smi-spec.io's.
 func TrafficSplits() Kind {
 	return Kind{SplitGroup, "TrafficSplit", "trafficsplits", alphas(4), map[string]form{
-		"v1alpha1": {up: upQuantities, down: downQuantities, keep: keepField("spec", "matches"), fill: fillField("spec", "matches")},
-		"v1alpha2": {up: same, down: without("spec", "matches"), keep: keepField("spec", "matches"), fill: fillField("spec", "matches")},
+		"v1alpha1": {up: upQuantities, down: downQuantities, keep: keepInSpec("matches"), fill: fillInSpec("matches")},
+		"v1alpha2": {up: same, down: withoutInSpec("matches"), keep: keepInSpec("matches"), fill: fillInSpec("matches")},
 		"v1alpha3": {up: same, down: same},
 	}}
 }

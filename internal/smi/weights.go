@@ -107,7 +107,7 @@ func whole(weights []*big.Rat) []int64 {
 
 // downQuantities makes quantities of whole numbers.
 func downQuantities(c content) (content, error) {
-	c, err := without("spec", "matches")(c)
+	c, err := withoutInSpec("matches")(c)
 	if err != nil {
 		return nil, err
 	}
