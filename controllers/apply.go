@@ -31,12 +31,19 @@ const (
 )
 
 // ConflictError says that an object of ours can't be made, because somebody else made one of that name.
-type ConflictError struct{ Kind, Namespace, Name string }
+type ConflictError struct {
+	Kind, Namespace, Name string
+	// Of is what of Tulle's own needs the name, in words; empty when somebody else made the object.
+	Of string
+}
 
 func (e *ConflictError) Error() string {
 	name := e.Name
 	if e.Namespace != "" {
 		name = e.Namespace + "/" + name
+	}
+	if e.Of != "" {
+		return fmt.Sprintf("%s %s is already that of %s: rename the version", e.Kind, name, e.Of)
 	}
 	return fmt.Sprintf("%s %s exists and was not made by Tulle, which needs one of that name: rename or delete it", e.Kind, name)
 }

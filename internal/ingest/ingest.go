@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -61,6 +62,7 @@ type Ingester struct {
 	arrived   uint64    // of the changes that may wait, those that the pacer knows of
 	revision  uint64
 	published chan struct{}
+	splits    atomic.Pointer[followed]
 }
 
 // New returns an Ingester that publishes nothing before Start.
@@ -88,7 +90,7 @@ func (i *Ingester) Start(ctx context.Context) error {
 	}
 	var s *standards
 	if i.options.Standards != nil {
-		s = newStandards(i.options, i.queue)
+		s = newStandards(i.options, i.queue, &i.splits)
 		definitions, err := s.watch(ctx)
 		if err != nil {
 			return err

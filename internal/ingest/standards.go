@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -36,6 +37,22 @@ type Standards struct {
 	Client dynamic.Interface
 	// Unreadable is told of each object that makes no sense, each time it arrives; it counts as not there. May be nil.
 	Unreadable func(*unstructured.Unstructured, error)
+	// TrafficSplits is told when any of them changed, came or went. May be nil.
+	TrafficSplits func()
+}
+
+// TrafficSplits returns all of the cluster, in the version that is read, which nobody may change; none, and no version, while they are not known.
+func (i *Ingester) TrafficSplits() (version string, all []*unstructured.Unstructured) {
+	f := i.splits.Load()
+	if f == nil || !f.synced() {
+		return "", nil
+	}
+	for _, object := range f.store.List() {
+		if u, ok := object.(*unstructured.Unstructured); ok {
+			all = append(all, u)
+		}
+	}
+	return f.version, all
 }
 
 // standards follows those kinds.
@@ -43,6 +60,8 @@ type standards struct {
 	Options
 	queue *queue
 	wake  chan struct{}
+	// splits are what is followed of TrafficSplits, for other goroutines.
+	splits *atomic.Pointer[followed]
 	// followed are by name of the definition; only run's goroutine uses them.
 	followed map[string]*followed
 }
@@ -56,8 +75,8 @@ type followed struct {
 	end     func() // and waits
 }
 
-func newStandards(o Options, q *queue) *standards {
-	return &standards{Options: o, queue: q, wake: make(chan struct{}, 1), followed: map[string]*followed{}}
+func newStandards(o Options, q *queue, splits *atomic.Pointer[followed]) *standards {
+	return &standards{Options: o, queue: q, splits: splits, wake: make(chan struct{}, 1), followed: map[string]*followed{}}
 }
 
 // kinds are those that the model reads.
@@ -166,16 +185,35 @@ func (s *standards) lookAt(ctx context.Context, kind smi.Kind) error {
 	case version == "":
 		s.Log.Info("a kind is not served any more", "kind", kind.Kind)
 		now.end()
-		delete(s.followed, kind.CRD())
+		s.set(kind, nil)
 		s.forget(now, nil)
 	default:
 		s.Log.Info("following a kind", "kind", kind.Kind, "version", version)
 		if now != nil {
 			now.end()
 		}
-		s.followed[kind.CRD()] = s.follow(ctx, kind, version, now)
+		s.set(kind, s.follow(ctx, kind, version, now))
 	}
 	return nil
+}
+
+func (s *standards) set(kind smi.Kind, f *followed) {
+	if f == nil {
+		delete(s.followed, kind.CRD())
+	} else {
+		s.followed[kind.CRD()] = f
+	}
+	if kind.Kind == smi.TrafficSplits().Kind {
+		s.splits.Store(f)
+		s.tell(kind.Kind)
+	}
+}
+
+// tell says that there is something new to see.
+func (s *standards) tell(kind string) {
+	if kind == smi.TrafficSplits().Kind && s.Standards.TrafficSplits != nil {
+		s.Standards.TrafficSplits()
+	}
 }
 
 // follow watches objects in a version, and forgets what is not there any more of what was known before.
@@ -207,6 +245,11 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 		running.Wait()
 	}
 	running.Go(func() { informer.RunWithContext(following) })
+	running.Go(func() {
+		if toolscache.WaitForCacheSync(following.Done(), f.synced) {
+			s.tell(kind.Kind) // also when there is none
+		}
+	})
 	if before != nil {
 		running.Go(func() {
 			if toolscache.WaitForCacheSync(following.Done(), f.synced) {
@@ -233,6 +276,7 @@ func (s *standards) take(event any, deleted bool) {
 	if !ok {
 		return
 	}
+	defer s.tell(u.GetKind())
 	if deleted {
 		s.queue.add(smi.Nothing(u), true)
 		return

@@ -69,6 +69,7 @@ type operator struct {
 	faults           controllers.Faults
 	materialsChanged controllers.Signal
 	proxiesChanged   controllers.Signal
+	splitsChanged    controllers.Signal
 	unsupported      error
 }
 
@@ -197,7 +198,7 @@ func (o *operator) makeDataPath() error {
 		Cache: o.manager.GetCache(), NewBuilder: func() ingest.Builder { return newBuilder(o.model) }, Publish: o.publish,
 		Panics: o.panics, Barred: o.barred, Root: client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.RootName},
 		Log:       logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
-		Standards: &ingest.Standards{Reader: o.manager.GetAPIReader(), Client: o.dynamic, Unreadable: o.unreadable},
+		Standards: &ingest.Standards{Reader: o.manager.GetAPIReader(), Client: o.dynamic, Unreadable: o.unreadable, TrafficSplits: o.splitsChanged.Fire},
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),
