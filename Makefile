@@ -20,6 +20,9 @@ GOLANGCI_LINT  := go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 # The lab's program: builds Envoy, Kubernetes and cert-manager, and runs them as a cluster. Its targets are in lab.mk.
 LAB := bin/lab
 
+# Packages of API types, whose deep copies are generated.
+APIS := api/v1alpha1 api/smi/access/v1alpha3 api/smi/specs/v1alpha4 api/smi/split/v1alpha4
+
 # What needs real Envoys, an API server or a cluster has a target of its own. The rest is quick.
 NEEDS_MORE := test/(envoy|integration|e2e|bench|lab)
 
@@ -54,9 +57,9 @@ image: ## Build the operator's image, IMAGE.
 
 .PHONY: generate
 generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle.
-	@mkdir -p $(OUT)/api/v1alpha1 $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
-	$(CONTROLLER_GEN) object paths=./api/... output:object:dir=$(OUT)/api/v1alpha1
-	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=$(OUT)/config/crd/bases
+	@mkdir -p $(addprefix $(OUT)/,$(APIS)) $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
+	for api in $(APIS); do $(CONTROLLER_GEN) object paths=./$$api output:object:dir=$(OUT)/$$api; done
+	$(CONTROLLER_GEN) crd paths=./api/v1alpha1 output:crd:dir=$(OUT)/config/crd/bases
 	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
 	rm -f $(OUT)/bundle/manifests/*
 	$(KUSTOMIZE) build config/bundle -o $(OUT)/bundle/manifests
@@ -76,7 +79,7 @@ vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
 
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml bundle/manifests
+GENERATED := $(addsuffix /zz_generated.deepcopy.go,$(APIS)) config/crd/bases dist/install.yaml bundle/manifests
 
 .PHONY: verify
 verify: ## Check that generated files are current.

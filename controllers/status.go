@@ -146,13 +146,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 ) []status.Input {
 	rejections := status.Rejections(fleet.Proxies)
 	reader := snapshot.Reader()
-	faults := s.Faults.All()
+	faults, splitConflicts := s.Faults.All(), s.Findings.SplitConflicts()
 	if s.Failures != nil {
 		faults = append(slices.Clone(faults), s.Failures()...)
 	}
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
-		report = withFaults(report, faults)
+		report = withSplitConflicts(withFaults(report, faults), splitConflicts)
 		in := status.Input{
 			Report:      report,
 			Namespace:   reader.Namespace(report.Namespace),

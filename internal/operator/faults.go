@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/controllers"
@@ -68,4 +69,12 @@ func (s signer) Certificate(ctx context.Context, p *resource.Proxy) (r *resource
 		return nil, time.Time{}, panicked
 	}
 	return r, renewAt, err
+}
+
+// unreadable tells of an object of SMI that makes no sense. Whoever leads records the event.
+func (o *operator) unreadable(u *unstructured.Unstructured, err error) {
+	o.Log.Warn("an object counts as not there", "part", "ingest", "kind", u.GetKind(), "object", u.GetNamespace()+"/"+u.GetName(), "error", err)
+	if o.leading.Load() {
+		o.manager.GetEventRecorder("tulle").Eventf(u, nil, corev1.EventTypeWarning, "Unreadable", "Read", "it counts as not there: %s", err.Error())
+	}
 }

@@ -110,6 +110,14 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 			Panics: o.panics, Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
+		&controllers.Definitions{
+			Panics: o.panics, Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Findings: &findings, Applier: applier(direct), Cache: shared,
+		},
+		&controllers.Splits{
+			Panics: o.panics, World: &o.world, Findings: &findings, TrafficSplits: o.ingest.TrafficSplits, SplitsChanged: &o.splitsChanged,
+			Applier: applier(shared), Cache: shared,
+		},
 		&controllers.Bootstrap{
 			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,

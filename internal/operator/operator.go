@@ -14,7 +14,9 @@ import (
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/go-logr/logr"
 	"google.golang.org/grpc/credentials"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -44,6 +46,7 @@ type operator struct {
 	Options
 	manager   manager.Manager
 	client    kubernetes.Interface
+	dynamic   dynamic.Interface
 	model     model.Config
 	materials *identity.Materials
 	publisher *compile.Publisher
@@ -66,6 +69,7 @@ type operator struct {
 	faults           controllers.Faults
 	materialsChanged controllers.Signal
 	proxiesChanged   controllers.Signal
+	splitsChanged    controllers.Signal
 	unsupported      error
 }
 
@@ -104,6 +108,9 @@ func (o *operator) later(ctx context.Context) context.Context {
 func (o *operator) connect() error {
 	var err error
 	if o.client, err = kubernetes.NewForConfig(o.Config); err != nil {
+		return fmt.Errorf("client of the API server: %w", err)
+	}
+	if o.dynamic, err = dynamic.NewForConfig(o.Config); err != nil {
 		return fmt.Errorf("client of the API server: %w", err)
 	}
 	version := o.KubernetesVersion
@@ -156,7 +163,8 @@ func (o *operator) makeManager() error {
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), certmanagerv1.AddToScheme(scheme))
+	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), certmanagerv1.AddToScheme(scheme),
+		apiextensionsv1.AddToScheme(scheme))
 }
 
 // makeDataPath makes what every replica runs to serve its proxies.
@@ -189,7 +197,8 @@ func (o *operator) makeDataPath() error {
 	o.ingest = ingest.New(ingest.Options{
 		Cache: o.manager.GetCache(), NewBuilder: func() ingest.Builder { return newBuilder(o.model) }, Publish: o.publish,
 		Panics: o.panics, Barred: o.barred, Root: client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.RootName},
-		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
+		Log:       logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
+		Standards: &ingest.Standards{Reader: o.manager.GetAPIReader(), Client: o.dynamic, Unreadable: o.unreadable, TrafficSplits: o.splitsChanged.Fire},
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),
