@@ -77,7 +77,10 @@ func TestApplyWritesOnlyWhatChanges(t *testing.T) {
 	for e := range recorder.Events {
 		got = append(got, e)
 	}
-	want := []string{"Normal Created created for the mesh", "Normal Updated changed to what the mesh needs", "Normal Updated changed to what the mesh needs"}
+	want := []string{
+		"Normal Created created for the mesh", "Normal Updated changed to what the mesh needs",
+		"Normal Reverted what somebody changed is again as the mesh needs it",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
