@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 // Findings are what the other reconcilers found out and the status tells.
@@ -20,6 +21,8 @@ type Findings struct {
 	conflicts map[string]error // by namespace
 	newRoot   string
 	carry     map[carrier]carriage
+	// monitoring is by namespace; nil before monitors were looked at.
+	monitoring map[string]status.Monitoring
 }
 
 // carrier is a kind of object that tells others whom to trust.
