@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,12 +33,12 @@ func TestMonitors(t *testing.T) {
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bank"}}, always, shop)
 
 	w.monitored("shop", metav1.ConditionFalse, "MonitoringCRDsMissing", "podmonitors.monitoring.coreos.com v1")
-	w.condition("shop", "shop", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
-	w.condition("bank", "bank", v1alpha1.ConditionReady, metav1.ConditionFalse, "MonitoringCRDsMissing", "the cluster has no podmonitors.monitoring.coreos.com v1")
+	w.tells("shop", "shop", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
+	w.tells("bank", "bank", v1alpha1.ConditionReady, metav1.ConditionFalse, "MonitoringCRDsMissing", "the cluster has no podmonitors.monitoring.coreos.com v1")
 
 	w.installMonitoring()
 	w.monitored("shop", metav1.ConditionTrue, "Monitored", "PodMonitor tulle and ServiceMonitor tulle exist; there is no Prometheus object")
-	w.condition("bank", "bank", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
+	w.tells("bank", "bank", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
 	pods, services := w.monitor("shop", monitoring.PodMonitor), w.monitor("shop", monitoring.ServiceMonitor)
 	for _, o := range []*unstructured.Unstructured{pods, services, w.monitor("bank", monitoring.PodMonitor), w.monitor(system, monitoring.ServiceMonitor), w.monitor(system, monitoring.PrometheusRule)} {
 		if o.GetLabels()["app.kubernetes.io/managed-by"] != "tulle" {
@@ -159,7 +160,7 @@ func (w *world) foreignMonitor() {
 	late := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "late", Name: "late"}}
 	w.create(late)
 	w.monitored("late", metav1.ConditionFalse, "Conflicted", "PodMonitor late/tulle exists and was not made by Tulle")
-	w.condition("late", "late", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
+	w.tells("late", "late", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
 	if err := w.get(foreign); err != nil || foreign.GetResourceVersion() != version {
 		w.t.Errorf("it was touched: version %s, was %s (%v)", foreign.GetResourceVersion(), version, err)
 	}
@@ -172,7 +173,9 @@ func (w *world) foreignMonitor() {
 // monitoringGoes takes the kinds away and brings them back.
 func (w *world) monitoringGoes(shop *v1alpha1.Mesh) {
 	for _, kind := range []string{"podmonitors", "servicemonitors", "prometheusrules", "prometheuses"} {
-		w.delete(&apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: kind + ".monitoring.coreos.com"}})
+		definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: kind + ".monitoring.coreos.com"}}
+		w.delete(definition)
+		w.eventually("no "+kind, func() error { return w.gone(definition) })
 	}
 	w.monitored("shop", metav1.ConditionFalse, "MonitoringCRDsMissing", "none of the monitors exists")
 	w.installMonitoring()
@@ -205,7 +208,23 @@ func (w *world) monitor(namespace, kind string) *unstructured.Unstructured {
 // monitored waits for the condition of the Mesh that is named like its namespace.
 func (w *world) monitored(namespace string, status metav1.ConditionStatus, reason, message string) {
 	w.t.Helper()
-	w.condition(namespace, namespace, v1alpha1.ConditionMonitored, status, reason, message)
+	w.tells(namespace, namespace, v1alpha1.ConditionMonitored, status, reason, message)
+}
+
+// tells waits until a condition of a Mesh is as wanted, for its newest generation, with part of its message.
+func (w *world) tells(namespace, name, condition string, status metav1.ConditionStatus, reason, part string) {
+	w.t.Helper()
+	w.eventually(fmt.Sprintf("%s=%s of Mesh %s/%s", condition, status, namespace, name), func() error {
+		mesh := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+		if err := w.get(mesh); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(mesh.Status.Conditions, condition)
+		if c == nil || c.Status != status || c.Reason != reason || !strings.Contains(c.Message, part) || c.ObservedGeneration != mesh.Generation {
+			return fmt.Errorf("got %+v, want %s %s of generation %d: %s", c, status, reason, mesh.Generation, part)
+		}
+		return nil
+	})
 }
 
 // installMonitoring installs the Prometheus Operator's CustomResourceDefinitions.
