@@ -53,11 +53,12 @@ image: ## Build the operator's image, IMAGE.
 	$(CONTAINER_TOOL) build -t $(IMAGE) .
 
 .PHONY: generate
-generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle.
+generate: ## Generate deep copies, the CRD, all of dist and the OLM bundle.
 	@mkdir -p $(OUT)/api/v1alpha1 $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
 	$(CONTROLLER_GEN) object paths=./api/... output:object:dir=$(OUT)/api/v1alpha1
 	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=$(OUT)/config/crd/bases
 	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
+	go run ./internal/monitoring/generate -out $(OUT)/dist
 	rm -f $(OUT)/bundle/manifests/*
 	$(KUSTOMIZE) build config/bundle -o $(OUT)/bundle/manifests
 
@@ -76,7 +77,7 @@ vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
 
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml bundle/manifests
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist bundle/manifests
 
 .PHONY: verify
 verify: ## Check that generated files are current.
