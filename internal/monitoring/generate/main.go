@@ -20,13 +20,14 @@ const namespace = "tulle-system"
 func main() {
 	out := flag.String("out", "dist", "folder to write to")
 	queries := flag.Bool("queries", false, "print all queries instead, one JSON object a line, about -namespace, -workload and -service")
+	asRules := flag.Bool("as-rules", false, "print them as a file of recording rules, which promtool can check")
 	of := flag.String("namespace", "bookinfo", "namespace that queries are about")
 	workload := flag.String("workload", "productpage-v1", "workload that queries are about")
 	service := flag.String("service", "reviews", "service that queries are about")
 	flag.Parse()
 	run := func() error { return write(*out) }
 	if *queries {
-		run = func() error { return list(*of, *workload, *service) }
+		run = func() error { return list(monitoring.Queries(*of, *workload, *service), *asRules) }
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
@@ -34,15 +35,27 @@ func main() {
 	}
 }
 
-func list(namespace, workload, service string) error {
-	encoder := json.NewEncoder(os.Stdout)
-	encoder.SetEscapeHTML(false)
-	for _, q := range monitoring.Queries(namespace, workload, service) {
-		if err := encoder.Encode(map[string]string{"of": q.Of, "expr": q.Expr}); err != nil {
-			return err
+func list(queries []monitoring.Query, asRules bool) error {
+	if !asRules {
+		encoder := json.NewEncoder(os.Stdout)
+		encoder.SetEscapeHTML(false)
+		for _, q := range queries {
+			if err := encoder.Encode(map[string]string{"of": q.Of, "expr": q.Expr}); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	return nil
+	group := monitoring.RuleGroup{Name: "queries"}
+	for i, q := range queries {
+		group.Rules = append(group.Rules, monitoring.Rule{Record: fmt.Sprintf("query:%d", i), Expr: q.Expr, Labels: map[string]string{"of": q.Of}})
+	}
+	raw, err := yaml.Marshal(map[string]any{"groups": []monitoring.RuleGroup{group}})
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(raw)
+	return err
 }
 
 func write(out string) error {
