@@ -56,11 +56,12 @@ image: ## Build the operator's image, IMAGE.
 	$(CONTAINER_TOOL) build -t $(IMAGE) .
 
 .PHONY: generate
-generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle.
+generate: ## Generate deep copies, the CRD, all of dist and the OLM bundle.
 	@mkdir -p $(addprefix $(OUT)/,$(APIS)) $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
 	for api in $(APIS); do $(CONTROLLER_GEN) object paths=./$$api output:object:dir=$(OUT)/$$api; done
 	$(CONTROLLER_GEN) crd paths=./api/v1alpha1 output:crd:dir=$(OUT)/config/crd/bases
 	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
+	go run ./internal/monitoring/generate -out $(OUT)/dist
 	rm -f $(OUT)/bundle/manifests/*
 	$(KUSTOMIZE) build config/bundle -o $(OUT)/bundle/manifests
 
@@ -79,7 +80,7 @@ vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
 
-GENERATED := $(addsuffix /zz_generated.deepcopy.go,$(APIS)) config/crd/bases dist/install.yaml bundle/manifests
+GENERATED := $(addsuffix /zz_generated.deepcopy.go,$(APIS)) config/crd/bases dist bundle/manifests
 
 .PHONY: verify
 verify: ## Check that generated files are current.
@@ -102,7 +103,7 @@ lint: ## Run golangci-lint, which also holds the import rules.
 $(LAB):
 	@go -C test/lab build -o $(CURDIR)/$(LAB) .
 
-STAGES := check unit test-envoy test-integration test-lab test-demo test-e2e
+STAGES := check unit test-rules test-envoy test-integration test-lab test-demo test-e2e
 
 .PHONY: test
 test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, the lab, a real cluster.
@@ -121,6 +122,14 @@ unit: ## Unit, golden, script and property tests, with the race detector.
 	go test -race $$(go list ./... | grep -vE '/$(NEEDS_MORE)(/|$$)')
 	go -C test/lab test ./...
 
+.PHONY: test-rules
+test-rules: $(LAB) ## Rules and all queries of dashboards and metric templates, by Prometheus's own promtool.
+	$(LAB) build prometheus
+	@promtool="$$($(LAB) path prometheus)/promtool"; \
+	"$$promtool" check rules --lint=all --lint-fatal dist/prometheus-rules.yaml; \
+	"$$promtool" test rules test/rules/*.yaml; \
+	go run ./internal/monitoring/generate -queries -as-rules | "$$promtool" check rules --lint=none
+
 # Of what may run in parallel, five at a time: each Envoy takes four inotify instances, of which Linux lets a user have 128.
 .PHONY: test-envoy
 test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in network namespaces (needs root).
@@ -132,9 +141,10 @@ test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in ne
 
 .PHONY: test-integration
 test-integration: $(LAB) ## Controllers and webhooks against a real API server, etcd and cert-manager.
-	$(LAB) build apiserver certmanager
+	$(LAB) build apiserver certmanager prometheus-operator
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" \
 	TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
+	TULLE_MONITORING_CRDS="$$($(LAB) path prometheus-operator)/crds" \
 	go test -race -count=1 -p 1 -timeout 20m ./test/integration/...
 
 .PHONY: test-e2e

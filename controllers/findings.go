@@ -11,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 // Findings are what the other reconcilers found out and the status tells.
@@ -25,6 +26,8 @@ type Findings struct {
 	newRoot   string
 	splits    []SplitConflict
 	carry     map[carrier]carriage
+	// monitoring is by namespace; nil before monitors were looked at.
+	monitoring map[string]status.Monitoring
 }
 
 // carrier is a kind of object that tells others whom to trust.

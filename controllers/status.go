@@ -94,7 +94,8 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
 	snapshot := s.World.Snapshot()
 	issued, looked := s.Findings.Issued()
-	if snapshot == nil || !looked {
+	_, monitored := s.Findings.Monitoring("")
+	if snapshot == nil || !looked || !monitored {
 		return reconcile.Result{}, nil // a new leader leaves the status as it is until it knows as much as the one before
 	}
 	fleet := s.Fleet(snapshot)
@@ -167,6 +168,7 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 			Quiet:       s.Quiet,
 			Now:         now,
 		}
+		in.Monitoring, _ = s.Findings.Monitoring(report.Namespace)
 		in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace, Name: report.Name}]...)
 		if report.Root {
 			in.Proxies = fleet.Proxies

@@ -204,6 +204,8 @@ type Namespace struct {
 	TCPPorts []uint16
 	// AccessLog says what the proxies log of what they serve.
 	AccessLog v1alpha1.AccessLogMode
+	// Monitors says which objects of the Prometheus Operator are made for the namespace.
+	Monitors MonitorSettings
 	// InvalidSelector says, when it is not empty, why the pod selector can't be used. It then selects no pod; whoever
 	// admits pods must refuse them, since nobody can tell whether they want a sidecar.
 	InvalidSelector string

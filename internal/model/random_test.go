@@ -229,6 +229,13 @@ func (w world) mesh() *v1alpha1.Mesh {
 			m.Spec.MTLS.Ports = []v1alpha1.PortMTLS{{Port: pick[int32](w, 8080, 9090, 70000), Mode: pick(w, v1alpha1.MTLSStrict, v1alpha1.MTLSDisabled)}}
 		}
 	}
+	if w.chance(20) {
+		m.Spec.Observability = &v1alpha1.ObservabilitySpec{Metrics: &v1alpha1.MetricsSpec{
+			ServiceMonitor: pick(w, "", v1alpha1.MonitorsAlways, v1alpha1.MonitorsNever, "typo"),
+			Labels:         pick(w, nil, map[string]string{"release": "x"}, map[string]string{"not valid": "x"}),
+			Interval:       pick(w, nil, new(v1alpha1.Duration("7s")), new(v1alpha1.Duration("soon"))),
+		}}
+	}
 	for range w.IntN(3) {
 		m.Spec.Services = append(m.Spec.Services, w.rules())
 	}

@@ -122,6 +122,7 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
+		o.monitors(&findings, applier),
 		&controllers.Status{
 			Panics: o.panics, Failures: o.failures, Faults: &o.faults, World: &o.world, Findings: &findings, Fleet: o.fleet(collector), ProxiesChanged: &o.proxiesChanged,
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: term.GetClient(), Events: events,
