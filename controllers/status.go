@@ -65,6 +65,8 @@ type Status struct {
 	Events events.EventRecorder
 	// Quiet is how long nobody must have connected without mTLS before Strict is called safe.
 	Quiet time.Duration
+	// Gauges take what the statuses say; may be nil.
+	Gauges *Gauges
 
 	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
 	written, told map[types.UID]v1alpha1.MeshStatus
@@ -109,6 +111,7 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	s.forgetVersions(inputs)
 	var errs []error
 	var again time.Duration
+	gauges := make([]MeshGauges, 0, len(reports))
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
 		var mesh v1alpha1.Mesh
@@ -121,11 +124,15 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		if written[uid], err = s.write(ctx, &mesh, report, s.of(inputs[i])); err != nil {
 			errs = append(errs, err)
 		}
+		gauges = append(gauges, meshGauges(report, written[uid], inputs[i].Proxies))
 		var wait time.Duration
 		told[uid], wait = s.tell(&mesh, written[uid])
 		again = max(again, wait)
 	}
 	s.written, s.told = written, told
+	if s.Gauges != nil {
+		s.Gauges.Set(gauges)
+	}
 	if again == 0 {
 		again = statusInterval
 	}

@@ -92,3 +92,12 @@ func (c *Compiler) takeLate() []resource.ScopedRef {
 	clear(c.late)
 	return late
 }
+
+// Cached returns the number of resources that are held compiled.
+func (p *Publisher) Cached() int { return p.compiler.cached() }
+
+func (c *Compiler) cached() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}

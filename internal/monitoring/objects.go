@@ -84,6 +84,7 @@ func throughProxy() []any {
 	const injected = "__meta_kubernetes_pod_annotationpresent_mesh_tulle_dev_sidecar"
 	const address = "__address__"
 	return []any{
+		map[string]any{"sourceLabels": []any{"__meta_kubernetes_pod_annotation_prometheus_io_scrape"}, "regex": "false", "action": "drop"},
 		map[string]any{"sourceLabels": []any{address}, "targetLabel": "instance"},
 		map[string]any{
 			"sourceLabels": []any{injected, address}, "regex": `true;.+:(\d+)`,
@@ -98,7 +99,7 @@ func throughProxy() []any {
 
 // Operator returns the ServiceMonitor of the operator itself, in its own namespace.
 func Operator(namespace string, s Settings) *unstructured.Unstructured {
-	endpoint := map[string]any{"port": "metrics"}
+	endpoint := map[string]any{"port": "metrics", "honorLabels": true} // some of its metrics have labels namespace and pod
 	s.interval(endpoint)
 	return s.object(ServiceMonitor, namespace, map[string]any{
 		"selector": map[string]any{"matchLabels": map[string]any{

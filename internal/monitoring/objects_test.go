@@ -36,6 +36,7 @@ spec:
   endpoints:
   - port: http-metrics
     relabelings:
+    - {sourceLabels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: "false", action: drop}
     - {sourceLabels: [__address__], targetLabel: instance}
     - sourceLabels: [__meta_kubernetes_pod_annotationpresent_mesh_tulle_dev_sidecar, __address__]
       regex: true;.+:(\d+)
@@ -53,7 +54,7 @@ spec:
   jobLabel: app.kubernetes.io/name
   selector: {matchLabels: {app.kubernetes.io/name: tulle, app.kubernetes.io/component: metrics}}
   endpoints:
-  - {port: metrics, interval: 1500ms}
+  - {port: metrics, honorLabels: true, interval: 1500ms}
 `},
 	} {
 		got, err := yaml.Marshal(test.got)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -61,13 +62,21 @@ func (o *operator) failures() []controllers.Fault {
 type signer struct {
 	*identity.Signer
 	panics *contain.Panics
+	// signed counts signatures by result.
+	signed *prometheus.CounterVec
 }
 
 func (s signer) Certificate(ctx context.Context, p *resource.Proxy) (r *resource.Resource, renewAt time.Time, err error) {
 	what := "certificate of pod " + p.Namespace + "/" + p.Pod
 	if panicked := s.panics.Do(contain.Sign, what, func() { r, renewAt, err = s.Signer.Certificate(ctx, p) }); panicked != nil {
-		return nil, time.Time{}, panicked
+		err = panicked
+		r, renewAt = nil, time.Time{}
 	}
+	result := "signed"
+	if err != nil {
+		result = "failed"
+	}
+	s.signed.WithLabelValues(result).Inc()
 	return r, renewAt, err
 }
 

@@ -28,7 +28,7 @@ func TestSignatureThatPanics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken := signer{nil, panics} // a signer that there never is
+	broken := signer{nil, panics, newSigned()} // a signer that there never is
 	secret, _, err := broken.Certificate(t.Context(), &resource.Proxy{Namespace: "shop", Pod: "web"})
 	if secret != nil || err == nil || !strings.HasPrefix(err.Error(), "certificate of pod shop/web: a bug of Tulle") {
 		t.Errorf("got %v, %v", secret, err)

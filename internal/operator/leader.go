@@ -126,7 +126,7 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 		&controllers.Status{
 			Panics: o.panics, Failures: o.failures, Faults: &o.faults, World: &o.world, Findings: &findings, Fleet: o.fleet(collector), ProxiesChanged: &o.proxiesChanged,
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: term.GetClient(), Events: events,
-			Quiet: o.quiet(),
+			Quiet: o.quiet(), Gauges: &o.gauges,
 		},
 	}
 	errs := []error{term.Add(certManager), term.Add(followReplicas{o, collector})}

@@ -13,6 +13,7 @@ import (
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -53,6 +54,8 @@ type operator struct {
 	ingest    *ingest.Ingester
 	xds       *xds.Server
 	panics    *contain.Panics
+	signed    *prometheus.CounterVec
+	gauges    controllers.Gauges
 	listening chan struct{}
 	// told are the messages of the objects that are barred, which only the ingester's goroutine uses.
 	told map[string]bool
@@ -78,14 +81,14 @@ type operator struct {
 // What ends when ctx does, in this order: the reconcilers (and the lease), xDS with the other parts of every
 // replica, the informers, the webhooks, metrics and health.
 func Run(ctx context.Context, o Options) error {
-	op := &operator{Options: o, listening: make(chan struct{})}
+	op := &operator{Options: o, listening: make(chan struct{}), signed: newSigned()}
 	var err error
 	if op.panics, err = contain.New(o.Registry, o.Log.With("part", "contain")); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	op.model = model.Config{OperatorNamespace: o.Namespace, Excluded: o.Excluded, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
-		op.connect, op.makeManager, op.makeDataPath, op.makePeers, op.addWebhooks, op.addHealth,
+		op.connect, op.makeManager, op.makeDataPath, op.addMetrics, op.makePeers, op.addWebhooks, op.addHealth,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -175,7 +178,7 @@ func (o *operator) makeDataPath() error {
 	var err error
 	o.xds, err = xds.NewServer(xds.Config{
 		Authenticator: identity.NewAuthenticator(keys, reviewer, pods{&o.world}, time.Now),
-		Certificates:  signer{o.materials.Signer, o.panics},
+		Certificates:  signer{o.materials.Signer, o.panics, o.signed},
 		MinMinor:      minMinor,
 		MaxMinor:      maxMinor,
 		Credentials: credentials.NewTLS(&tls.Config{

@@ -60,6 +60,8 @@ type stream struct {
 	answered time.Time
 	// changedAt is when the oldest change was published of which nothing has been sent yet.
 	changedAt time.Time
+	// sentSince is when the oldest change was published that was sent and has not been acknowledged yet.
+	sentSince time.Time
 	// hold delays sending until then, to answer asks together.
 	hold    time.Time
 	flushAt time.Time
@@ -525,6 +527,9 @@ func (t *stream) measure(batch []*response, now time.Time) {
 	m := t.server.metrics
 	if !t.changedAt.IsZero() {
 		m.propagation.Observe(now.Sub(t.changedAt).Seconds())
+		if t.sentSince.IsZero() {
+			t.sentSince = t.changedAt
+		}
 		t.changedAt = time.Time{}
 	}
 	for _, r := range batch {
@@ -554,6 +559,10 @@ func (t *stream) report() {
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
+		if !t.sentSince.IsZero() {
+			t.server.metrics.acknowledgement.Observe(time.Since(t.sentSince).Seconds())
+			t.sentSince = time.Time{}
+		}
 	}
 	if t.busy || !reflect.DeepEqual(now, t.reported) {
 		t.reported = now
