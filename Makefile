@@ -20,6 +20,9 @@ GOLANGCI_LINT  := go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 # The lab's program: builds Envoy, Kubernetes and cert-manager, and runs them as a cluster. Its targets are in lab.mk.
 LAB := bin/lab
 
+# Packages of API types, whose deep copies are generated.
+APIS := api/v1alpha1 api/smi/access/v1alpha3 api/smi/specs/v1alpha4 api/smi/split/v1alpha4
+
 # What needs real Envoys, an API server or a cluster has a target of its own. The rest is quick.
 NEEDS_MORE := test/(envoy|integration|e2e|bench|lab)
 
@@ -53,11 +56,12 @@ image: ## Build the operator's image, IMAGE.
 	$(CONTAINER_TOOL) build -t $(IMAGE) .
 
 .PHONY: generate
-generate: ## Generate deep copies, the CRD, dist/install.yaml and the OLM bundle.
-	@mkdir -p $(OUT)/api/v1alpha1 $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
-	$(CONTROLLER_GEN) object paths=./api/... output:object:dir=$(OUT)/api/v1alpha1
-	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=$(OUT)/config/crd/bases
+generate: ## Generate deep copies, the CRD, all of dist and the OLM bundle.
+	@mkdir -p $(addprefix $(OUT)/,$(APIS)) $(OUT)/config/crd/bases $(OUT)/dist $(OUT)/bundle/manifests
+	for api in $(APIS); do $(CONTROLLER_GEN) object paths=./$$api output:object:dir=$(OUT)/$$api; done
+	$(CONTROLLER_GEN) crd paths=./api/v1alpha1 output:crd:dir=$(OUT)/config/crd/bases
 	$(KUSTOMIZE) build config/default > $(OUT)/dist/install.yaml
+	go run ./internal/monitoring/generate -out $(OUT)/dist
 	rm -f $(OUT)/bundle/manifests/*
 	$(KUSTOMIZE) build config/bundle -o $(OUT)/bundle/manifests
 
@@ -76,7 +80,7 @@ vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
 
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases dist/install.yaml bundle/manifests
+GENERATED := $(addsuffix /zz_generated.deepcopy.go,$(APIS)) config/crd/bases dist bundle/manifests
 
 .PHONY: verify
 verify: ## Check that generated files are current.
@@ -99,7 +103,7 @@ lint: ## Run golangci-lint, which also holds the import rules.
 $(LAB):
 	@go -C test/lab build -o $(CURDIR)/$(LAB) .
 
-STAGES := check unit test-envoy test-integration test-lab test-demo test-e2e
+STAGES := check unit test-rules test-envoy test-integration test-lab test-demo test-e2e
 
 .PHONY: test
 test: ## Run all tests: check, unit and goldens, real Envoys, a real API server, the lab, a real cluster.
@@ -118,6 +122,14 @@ unit: ## Unit, golden, script and property tests, with the race detector.
 	go test -race $$(go list ./... | grep -vE '/$(NEEDS_MORE)(/|$$)')
 	go -C test/lab test ./...
 
+.PHONY: test-rules
+test-rules: $(LAB) ## Rules and all queries of dashboards and metric templates, by Prometheus's own promtool.
+	$(LAB) build prometheus
+	@promtool="$$($(LAB) path prometheus)/promtool"; \
+	"$$promtool" check rules --lint=all --lint-fatal dist/prometheus-rules.yaml; \
+	"$$promtool" test rules test/rules/*.yaml; \
+	go run ./internal/monitoring/generate -queries -as-rules | "$$promtool" check rules --lint=none
+
 # Of what may run in parallel, five at a time: each Envoy takes four inotify instances, of which Linux lets a user have 128.
 .PHONY: test-envoy
 test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in network namespaces (needs root).
@@ -129,9 +141,10 @@ test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in ne
 
 .PHONY: test-integration
 test-integration: $(LAB) ## Controllers and webhooks against a real API server, etcd and cert-manager.
-	$(LAB) build apiserver certmanager
+	$(LAB) build apiserver certmanager prometheus-operator
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" \
 	TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
+	TULLE_MONITORING_CRDS="$$($(LAB) path prometheus-operator)/crds" \
 	go test -race -count=1 -p 1 -timeout 20m ./test/integration/...
 
 .PHONY: test-e2e
@@ -166,6 +179,16 @@ fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
 	  package="$$(dirname "$$(grep -rlE --include='*_test.go' "^func $$target\(" internal webhooks | head -1)")"; \
 	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "./$$package"; \
 	done
+
+# What the goals are measured with. BENCH_FLAGS: see go run ./test/bench/controlplane -help; -scale 50 tries it out in half a minute.
+BENCH_FLAGS ?=
+
+.PHONY: bench-controlplane
+bench-controlplane: $(LAB) build ## Measure the control plane with simulated sidecars, against a real API server (20 min).
+	$(LAB) build apiserver certmanager
+	@mkdir -p docs/performance
+	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
+	go run ./test/bench/controlplane -out docs/performance/controlplane.json $(BENCH_FLAGS)
 
 .PHONY: bench
 bench: ## Measure the control plane's parts.

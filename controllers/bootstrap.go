@@ -40,7 +40,7 @@ type Bootstrap struct {
 // SetupWithManager adds the reconciler to a manager.
 func (b *Bootstrap) SetupWithManager(m manager.Manager) error {
 	return builder.ControllerManagedBy(m).Named("bootstrap").WithOptions(options()).
-		WatchesRawSource(b.World.Changed.Source(0)).
+		WatchesRawSource(b.World.Reshaped.Source(0)).
 		WatchesRawSource(b.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(b.Cache, client.Object(&corev1.ConfigMap{}), always())).
 		Complete(contained(b.Panics, "bootstrap", b))

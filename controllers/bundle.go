@@ -111,8 +111,10 @@ func (b *Bundle) waiting(roots []byte, now time.Time) string {
 	if behind := laggards(proxies, b.Trust()); len(behind) > 0 {
 		return fmt.Sprintf("%d of the proxies have not acknowledged a new root yet: %s", len(behind), strings.Join(behind[:min(len(behind), maxLaggards)], ", "))
 	}
-	if from, ok := b.Findings.carried(webhooksCarry, roots); !ok || now.Before(from.Add(apiServersHear)) {
-		return "the API server is being told of a new root"
+	for _, by := range []carrier{webhooksCarry, definitionsCarry} {
+		if from, ok := b.Findings.carried(by, roots); !ok || now.Before(from.Add(apiServersHear)) {
+			return "the API server is being told of a new root"
+		}
 	}
 	if !anySidecar(snapshot) {
 		return ""

@@ -76,7 +76,11 @@ func TestNewRootWaitsForEverybody(t *testing.T) {
 		}, "2 of the proxies have not acknowledged a new root yet: shop/a, shop/b"},
 		{"all proxies trust", func() { proxies = []xds.ProxyState{proxy("b", "both")} }, "the API server is being told of a new root"},
 		{"webhooks carry the old root", func() { carry(webhooksCarry, old) }, "the API server is being told of a new root"},
-		{"webhooks carry both roots", func() { carry(webhooksCarry, both) }, "the API server is being told of a new root"},
+		{"webhooks carry both roots", func() {
+			carry(webhooksCarry, both)
+			now = now.Add(apiServersHear)
+		}, "the API server is being told of a new root"},
+		{"SMI's definitions do, too", func() { carry(definitionsCarry, both) }, "the API server is being told of a new root"},
 		{"for two seconds, and no pod has a sidecar", func() { now = now.Add(apiServersHear) }, ""},
 		{"a pod has a sidecar", func() {
 			always := corev1.ContainerRestartPolicyAlways

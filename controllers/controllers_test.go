@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -75,7 +77,10 @@ func TestApplyWritesOnlyWhatChanges(t *testing.T) {
 	for e := range recorder.Events {
 		got = append(got, e)
 	}
-	want := []string{"Normal Created created for the mesh", "Normal Updated changed to what the mesh needs", "Normal Updated changed to what the mesh needs"}
+	want := []string{
+		"Normal Created created for the mesh", "Normal Updated changed to what the mesh needs",
+		"Normal Reverted what somebody changed is again as the mesh needs it",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
@@ -153,6 +158,17 @@ func TestBootstrapConfigMaps(t *testing.T) {
 	for _, key := range []string{bootstrap.CAFile, bootstrap.TokenSDSFile, bootstrap.CASDSFile} {
 		if m.Data[key] == "" {
 			t.Errorf("%s is empty", key)
+		}
+	}
+}
+
+// The API server refuses an event whose note is longer than 1,024 bytes.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"short", strings.Repeat("a", maxNote), strings.Repeat("a", maxNote+1), strings.Repeat("é", maxNote), strings.Repeat("a", 1021) + "ééé"} {
+		got := note(s)
+		if len(got) > maxNote || !utf8.ValidString(got) || len(s) <= maxNote && got != s || len(s) > maxNote && len(got) < maxNote-4 {
+			t.Errorf("a note of %d bytes becomes one of %d: …%q", len(s), len(got), got[max(0, len(got)-8):])
 		}
 	}
 }

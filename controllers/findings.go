@@ -3,10 +3,15 @@ package controllers
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/identity"
+	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/status"
 )
 
 // Findings are what the other reconcilers found out and the status tells.
@@ -19,7 +24,10 @@ type Findings struct {
 	webhooks  error
 	conflicts map[string]error // by namespace
 	newRoot   string
+	splits    []SplitConflict
 	carry     map[carrier]carriage
+	// monitoring is by namespace; nil before monitors were looked at.
+	monitoring map[string]status.Monitoring
 }
 
 // carrier is a kind of object that tells others whom to trust.
@@ -28,6 +36,7 @@ type carrier int
 const (
 	webhooksCarry carrier = iota
 	bootstrapCarries
+	definitionsCarry
 )
 
 // carriage is the PEM that all objects of a kind carry, and since when.
@@ -55,6 +64,40 @@ func (f *Findings) Conflict(namespace string) error {
 		return f.webhooks
 	}
 	return f.conflicts[namespace]
+}
+
+// SplitConflict says why a rule of a Mesh has no TrafficSplit and no Services of its versions.
+type SplitConflict struct{ Namespace, Mesh, Field, Message string }
+
+// SplitConflicts returns them.
+func (f *Findings) SplitConflicts() []SplitConflict {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.splits
+}
+
+func (f *Findings) setSplitConflicts(conflicts []SplitConflict) {
+	f.set(func() bool {
+		changed := !slices.Equal(f.splits, conflicts)
+		f.splits = conflicts
+		return changed
+	})
+}
+
+// withSplitConflicts adds to the problems of a Mesh what its rules can't be made into.
+func withSplitConflicts(report model.MeshReport, conflicts []SplitConflict) model.MeshReport {
+	problems := slices.Clone(report.Problems)
+	for _, c := range conflicts {
+		if c.Namespace == report.Namespace && c.Mesh == report.Name {
+			problems = append(problems, model.Problem{
+				Origin:    resource.Origin{Kind: "Mesh", Namespace: c.Namespace, Name: c.Mesh, Field: c.Field},
+				Condition: v1alpha1.ConditionAccepted, Reason: model.ReasonConflicted, Fatal: true,
+				Message: c.Message + "; the rule works, and has no TrafficSplit and no Services of its versions",
+			})
+		}
+	}
+	report.Problems = problems
+	return report
 }
 
 func (f *Findings) setIssued(v identity.Verdict) {

@@ -30,14 +30,22 @@ func options() controller.Options {
 }
 
 // ByObject are cache options for what the reconcilers watch. Objects are watched by name where Tulle knows it, so that its
-// rights can end there.
+// rights can end there. Of CustomResourceDefinitions it is enough to know which there are, those of others among them.
 func ByObject() map[client.Object]cache.ByObject {
 	return map[client.Object]cache.ByObject{
-		crd():               {Field: named(certificateCRD)},
+		crd():               {Transform: onlyName},
 		&corev1.ConfigMap{}: {Field: named(sidecar.BootstrapConfigMap)},
 		&admissionregistrationv1.MutatingWebhookConfiguration{}:   {Field: named(webhooks.ConfigurationName)},
 		&admissionregistrationv1.ValidatingWebhookConfiguration{}: {Field: named(webhooks.ConfigurationName)},
 	}
+}
+
+// onlyName drops what metadata says besides what object it is and whether it is being deleted.
+func onlyName(in any) (any, error) {
+	if m, ok := in.(*metav1.PartialObjectMetadata); ok {
+		m.Labels, m.Annotations, m.ManagedFields, m.OwnerReferences, m.Finalizers = nil, nil, nil, nil, nil
+	}
+	return in, nil
 }
 
 func named(name string) fields.Selector {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -63,11 +65,21 @@ type Status struct {
 	Events events.EventRecorder
 	// Quiet is how long nobody must have connected without mTLS before Strict is called safe.
 	Quiet time.Duration
+	// Gauges take what the statuses say; may be nil.
+	Gauges *Gauges
 
 	// written are the statuses that this process wrote last: the cache may be behind. told are those that events told of last.
 	written, told map[types.UID]v1alpha1.MeshStatus
 	// observed is what is remembered of the plaintext of each namespace.
 	observed map[string]status.Observation
+	// versions are the current versions of injected sidecars, which cost more to make than all else here.
+	versions map[*model.Namespace]sidecarVersion
+}
+
+// sidecarVersion is the version of what injection gives pods of a namespace under these mesh-wide settings.
+type sidecarVersion struct {
+	wide    *model.MeshWide
+	version string
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -84,7 +96,8 @@ func (s *Status) SetupWithManager(m manager.Manager) error {
 func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
 	snapshot := s.World.Snapshot()
 	issued, looked := s.Findings.Issued()
-	if snapshot == nil || !looked {
+	_, monitored := s.Findings.Monitoring("")
+	if snapshot == nil || !looked || !monitored {
 		return reconcile.Result{}, nil // a new leader leaves the status as it is until it knows as much as the one before
 	}
 	fleet := s.Fleet(snapshot)
@@ -95,8 +108,10 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	now, byNamespace := time.Now(), byNamespace(fleet.Proxies)
 	s.observed = observe(s.observed, snapshot, reports, byNamespace, fleet.Plaintext, s.Quiet, now)
 	inputs := s.inputs(snapshot, reports, fleet, byNamespace, issued, now)
+	s.forgetVersions(inputs)
 	var errs []error
 	var again time.Duration
+	gauges := make([]MeshGauges, 0, len(reports))
 	written, told := make(map[types.UID]v1alpha1.MeshStatus, len(reports)), make(map[types.UID]v1alpha1.MeshStatus, len(reports))
 	for i, report := range reports {
 		var mesh v1alpha1.Mesh
@@ -109,11 +124,15 @@ func (s *Status) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		if written[uid], err = s.write(ctx, &mesh, report, s.of(inputs[i])); err != nil {
 			errs = append(errs, err)
 		}
+		gauges = append(gauges, meshGauges(report, written[uid], inputs[i].Proxies))
 		var wait time.Duration
 		told[uid], wait = s.tell(&mesh, written[uid])
 		again = max(again, wait)
 	}
 	s.written, s.told = written, told
+	if s.Gauges != nil {
+		s.Gauges.Set(gauges)
+	}
 	if again == 0 {
 		again = statusInterval
 	}
@@ -135,13 +154,13 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 ) []status.Input {
 	rejections := status.Rejections(fleet.Proxies)
 	reader := snapshot.Reader()
-	faults := s.Faults.All()
+	faults, splitConflicts := s.Faults.All(), s.Findings.SplitConflicts()
 	if s.Failures != nil {
 		faults = append(slices.Clone(faults), s.Failures()...)
 	}
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
-		report = withFaults(report, faults)
+		report = withSplitConflicts(withFaults(report, faults), splitConflicts)
 		in := status.Input{
 			Report:      report,
 			Namespace:   reader.Namespace(report.Namespace),
@@ -156,6 +175,7 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 			Quiet:       s.Quiet,
 			Now:         now,
 		}
+		in.Monitoring, _ = s.Findings.Monitoring(report.Namespace)
 		in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace, Name: report.Name}]...)
 		if report.Root {
 			in.Proxies = fleet.Proxies
@@ -163,10 +183,32 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 			in.Rejections = append(in.Rejections, rejections[status.MeshKey{Namespace: report.Namespace}]...)
 		}
 		// Settings that no proxy can start with are a Problem already; the current version is then not known.
-		in.Sidecar, _ = inject.Version(inject.For(s.Installation, in.Namespace, reader.MeshWide()))
+		in.Sidecar = s.version(in.Namespace, reader.MeshWide())
 		inputs = append(inputs, in)
 	}
 	return inputs
+}
+
+// version returns the version of what pods of a namespace are given now. A namespace that has not changed is the same node as before.
+func (s *Status) version(n *model.Namespace, wide *model.MeshWide) string {
+	if known, ok := s.versions[n]; ok && known.wide == wide {
+		return known.version
+	}
+	version, _ := inject.Version(inject.For(s.Installation, n, wide))
+	if s.versions == nil {
+		s.versions = map[*model.Namespace]sidecarVersion{}
+	}
+	s.versions[n] = sidecarVersion{wide, version}
+	return version
+}
+
+// forgetVersions forgets namespaces that are gone or have changed.
+func (s *Status) forgetVersions(inputs []status.Input) {
+	current := make(map[*model.Namespace]bool, len(inputs))
+	for _, in := range inputs {
+		current[in.Namespace] = true
+	}
+	maps.DeleteFunc(s.versions, func(n *model.Namespace, _ sidecarVersion) bool { return !current[n] })
 }
 
 // write writes a status if it differs from the one before, and returns the one that holds.
@@ -227,12 +269,12 @@ func statusConfiguration(report model.MeshReport, next v1alpha1.MeshStatus) (*un
 	return u, nil
 }
 
-// maxNote is the longest note that an Event may have.
+// maxNote is the longest note that an Event may have, in bytes.
 const maxNote = 1024
 
 func note(s string) string {
-	if len(s) < maxNote {
+	if len(s) <= maxNote {
 		return s
 	}
-	return string([]rune(s)[:maxNote/4])
+	return strings.ToValidUTF8(s[:maxNote-len("…")], "") + "…"
 }

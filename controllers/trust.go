@@ -58,7 +58,7 @@ type Trust struct {
 func (t *Trust) SetupWithManager(m manager.Manager) error {
 	var err error
 	t.controller, err = builder.ControllerManagedBy(m).Named("trust").WithOptions(options()).
-		WatchesRawSource(t.World.Changed.Source(0)).
+		WatchesRawSource(t.World.Reshaped.Source(0)).
 		WatchesRawSource(t.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(t.Cache, client.Object(crd()), always())).
 		Build(contained(t.Panics, "trust", t))

@@ -42,7 +42,7 @@ type Webhooks struct {
 // SetupWithManager adds the reconciler to a manager.
 func (w *Webhooks) SetupWithManager(m manager.Manager) error {
 	return builder.ControllerManagedBy(m).Named("webhooks").WithOptions(options()).
-		WatchesRawSource(w.World.Changed.Source(0)).
+		WatchesRawSource(w.World.Reshaped.Source(0)).
 		WatchesRawSource(w.MaterialsChanged.Source(0)).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.MutatingWebhookConfiguration{}), always())).
 		WatchesRawSource(source.Kind(w.Cache, client.Object(&admissionregistrationv1.ValidatingWebhookConfiguration{}), always())).

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,14 +56,18 @@ func (s *Signal) Source(delay time.Duration) source.Source {
 // World is what this replica knows of the mesh: the newest snapshot, set by the path of data, read by the reconcilers.
 type World struct {
 	snapshot atomic.Pointer[model.Snapshot]
-	// Changed fires with each new snapshot.
-	Changed Signal
+	// Changed fires with each new snapshot, Reshaped with each that differs in more than endpoints: these change all the time, and are
+	// nothing to what is made of namespaces and the mesh-wide settings.
+	Changed, Reshaped Signal
 }
 
 // Set takes the newest snapshot.
 func (w *World) Set(s *model.Snapshot) {
 	w.snapshot.Store(s)
 	w.Changed.Fire()
+	if changed := s.Changed(); len(changed) == 0 || slices.ContainsFunc(changed, func(k model.Key) bool { return k.Kind != model.KindEndpoints }) {
+		w.Reshaped.Fire()
+	}
 }
 
 // Snapshot returns the newest snapshot; nil before the first.

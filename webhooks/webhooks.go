@@ -1,5 +1,5 @@
-// Package webhooks answers the API server's admission requests: thin adapters over packages inject and model, which
-// decide.
+// Package webhooks answers the API server's admission and conversion requests: thin adapters over packages inject, model and smi,
+// which decide.
 package webhooks
 
 import (
@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
 // Options say what the webhooks know. All fields but Panics and Unsupported are needed.
@@ -39,6 +40,7 @@ func Register(server Server, o Options) {
 	server.Register(InjectPath, &admission.Webhook{Handler: contained(o.Panics, &pods{Options: o})})
 	server.Register(InjectNewPath, &admission.Webhook{Handler: leaveInPeace(contained(o.Panics, &pods{Options: o}))})
 	server.Register(EphemeralPath, &admission.Webhook{Handler: contained(o.Panics, admission.HandlerFunc(ephemeral))})
+	server.Register(smi.ConvertPath, conversion{o.Panics})
 	server.Register(ValidatePath, &admission.Webhook{Handler: contained(o.Panics, &meshes{Options: o})})
 }
 

@@ -276,7 +276,40 @@ type ObservabilitySpec struct {
 	// Access log of the proxies, one JSON object a line on their standard output.
 	// +optional
 	AccessLog *AccessLogSpec `json:"accessLog,omitempty"`
+	// Monitors for the Prometheus Operator, by which a Prometheus finds the proxies' metrics and those of the apps.
+	// +optional
+	Metrics *MetricsSpec `json:"metrics,omitempty"`
 }
+
+// MetricsSpec says which objects of the Prometheus Operator Tulle makes: a PodMonitor for the proxies, and a ServiceMonitor for
+// Services with ports for metrics. In the root Mesh it also holds for those of Tulle itself.
+type MetricsSpec struct {
+	// Auto: monitors where the cluster has their CustomResourceDefinitions. Always: the same, and the Mesh is not Ready without
+	// them. Never: none. Default: Auto.
+	// +optional
+	ServiceMonitor MonitorMode `json:"serviceMonitor,omitempty"`
+	// Labels of the monitors, such as those that a Prometheus selects by.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) <= 317 && size(self[k]) <= 63)",message="a label's key has at most 317 characters and its value at most 63"
+	// +kubebuilder:validation:XValidation:rule="!('app.kubernetes.io/managed-by' in self)",message="app.kubernetes.io/managed-by is how Tulle knows what it made"
+	Labels map[string]string `json:"labels,omitempty"`
+	// How often metrics are scraped, 1s at least. Default: as often as the Prometheus scrapes others.
+	// +optional
+	Interval *Duration `json:"interval,omitempty"`
+}
+
+// MonitorMode says when monitors are made.
+//
+// +kubebuilder:validation:Enum=Auto;Always;Never
+type MonitorMode string
+
+// The modes of monitors.
+const (
+	MonitorsAuto   MonitorMode = "Auto"
+	MonitorsAlways MonitorMode = "Always"
+	MonitorsNever  MonitorMode = "Never"
+)
 
 // AccessLogSpec says which requests and connections that a workload serves are logged by its proxy.
 type AccessLogSpec struct {
@@ -394,7 +427,7 @@ type MeshStatus struct {
 	// Generation of the Mesh that this status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions: Accepted, ResolvedRefs, Issued, Injected, Programmed, Encrypted, and their summary Ready.
+	// Conditions: Accepted, ResolvedRefs, Issued, Injected, Programmed, Encrypted, Monitored, and their summary Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -469,6 +502,8 @@ const (
 	ConditionProgrammed = "Programmed"
 	// ConditionEncrypted: nothing but mTLS gets in, as the proxies acknowledged; on Permissive ports, nobody needs anything else.
 	ConditionEncrypted = "Encrypted"
-	// ConditionReady: all of the above; Encrypted counts where ports are Strict.
+	// ConditionMonitored: the monitors that a Prometheus finds the metrics by exist and, as far as can be known, one selects them.
+	ConditionMonitored = "Monitored"
+	// ConditionReady: all of the above; Encrypted counts where ports are Strict, Monitored where monitors are asked for Always.
 	ConditionReady = "Ready"
 )

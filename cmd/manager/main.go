@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -57,16 +56,17 @@ func parse(args []string, getenv func(string) string) (operator.Options, slog.Le
 	flags.StringVar(&o.XDSAddress, "xds-address", fmt.Sprintf(":%d", operator.ControlPlanePort), "address to serve proxies at")
 	flags.StringVar(&o.WebhookAddress, "webhook-address", ":9443", "address to serve webhooks at")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":8080", "address to serve metrics at")
+	flags.StringVar(&o.PprofAddress, "pprof-address", "", "address to serve Go's profiles at; empty serves none, and whoever reaches it may read what is in memory, keys included")
 	flags.StringVar(&o.PeersAddress, "peers-address", fmt.Sprintf(":%d", operator.PeersPort), "address to serve other replicas at; all have the same port")
 	flags.DurationVar(&o.ConnectionAge, "connection-age", 30*time.Minute, "after how long, give or take a tenth, a proxy connects again, to any replica")
 	flags.DurationVar(&o.DrainDelay, "drain-delay", 5*time.Second, "how long to go on serving after being told to end, while Services forget this pod")
 	flags.StringVar(&o.HealthAddress, "health-address", ":8081", "address to serve /healthz and /readyz at")
-	excluded := flags.String("excluded-namespaces", "cert-manager", "namespaces, comma-separated, that are never part of the mesh, besides Kubernetes' own and the operator's: those of what Tulle needs to start")
+	excluded := flags.String("excluded-namespaces", operator.ExcludedDefault, "namespaces, comma-separated, that are never part of the mesh, besides Kubernetes' own and the operator's: those of what Tulle needs to start")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, level, err
 	}
-	o.Excluded = strings.FieldsFunc(*excluded, func(r rune) bool { return r == ',' || r == ' ' })
+	o.Excluded = operator.ParseExcluded(*excluded)
 	switch {
 	case flags.NArg() > 0:
 		return o, level, fmt.Errorf("unexpected argument %q: only flags are understood", flags.Arg(0))

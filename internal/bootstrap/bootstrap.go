@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -73,13 +74,26 @@ type Options struct {
 	AdminSocket string
 	// MoreStats are prefixes of statistics to keep besides the default ones, for tests.
 	MoreStats []string
+	// StatsEviction replaces the default interval at which idle series are looked for, for tests.
+	StatsEviction time.Duration
 }
+
+// statsEviction is well above any interval of scrapes. A series that comes back starts at zero, which Prometheus takes for a restart.
+const statsEviction = time.Hour
+
+// durationBuckets are the upper bounds, in milliseconds, of the mesh's own histograms (see package metrics).
+func durationBuckets() []float64 {
+	return []float64{1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000}
+}
+
+// meshStats is the prefix of the mesh's own statistics, which logs count.
+const meshStats = "tulle."
 
 // defaultStats are the prefixes of the statistics that a proxy keeps: its own health, its listeners and connection managers.
 // Statistics of single clusters cost about 0.03 MB of heap each and are not among them.
 var defaultStats = []string{
 	"server.", "control_plane.", "cluster_manager.", "listener_manager.", "cluster.xds.",
-	"http.", "tcp.", "listener.", "vhds.", "sds.",
+	"http.", "tcp.", "listener.", "vhds.", "sds.", meshStats,
 }
 
 // JSON returns the bootstrap as one line of JSON, fit for Envoy's --config-yaml.
@@ -94,7 +108,9 @@ func JSON(o Options) (string, error) {
 		},
 		BootstrapExtensions: []*corev3.TypedExtensionConfig{extension("envoy.bootstrap.internal_listener", &internallistenerv3.InternalListener{})},
 		StatsConfig:         stats(o),
-		LayeredRuntime:      runtime(),
+		// What was not counted between two of these looks is forgotten: an edge that is gone goes from the next scrape but one.
+		StatsEviction:  &adminv3.Bootstrap_StatsEvictionInterval{StatsEvictionInterval: durationpb.New(cmp.Or(o.StatsEviction, statsEviction))},
+		LayeredRuntime: runtime(),
 	}
 	if err := b.ValidateAll(); err != nil {
 		return "", fmt.Errorf("bootstrap: %w", err)
@@ -249,9 +265,13 @@ func stats(o Options) *metricsv3.StatsConfig {
 	for _, prefix := range append(append([]string(nil), defaultStats...), o.MoreStats...) {
 		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
 	}
-	return &metricsv3.StatsConfig{StatsMatcher: &metricsv3.StatsMatcher{
-		StatsMatcher: &metricsv3.StatsMatcher_InclusionList{InclusionList: list},
-	}}
+	return &metricsv3.StatsConfig{
+		StatsMatcher: &metricsv3.StatsMatcher{StatsMatcher: &metricsv3.StatsMatcher_InclusionList{InclusionList: list}},
+		HistogramBucketSettings: []*metricsv3.HistogramBucketSettings{{
+			Match:   &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: meshStats}},
+			Buckets: durationBuckets(),
+		}},
+	}
 }
 
 // fileSecret is a secret from an SDS document that is read again when the directory's content is exchanged.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,8 @@ func TestPlan(t *testing.T) {
 			want: []string{"~ listener inbound (1 of the proxies of shop)", "--envoy=NAME chooses, --envoy-lines=0 shows all"}},
 		{name: "not YAML", files: map[string]string{"d/chart.yaml": "a: {{ .b }}\n", "m.yaml": shop}, args: "-f m.yaml --dir d", code: exitError,
 			want: []string{"can't read the manifests of --dir (render charts and overlays first):", "d/chart.yaml, document 1: "}},
+		{name: "a namespace that is never meshed", files: map[string]string{"m.yaml": strings.ReplaceAll(shop, "shop", "cert-manager")}, args: "-f m.yaml --offline",
+			want: []string{"SystemNamespace"}},
 		{name: "no file", files: repository, args: "-f none.yaml --dir deploy", code: exitError, want: []string{"none.yaml: no such file"}},
 		{name: "an empty directory", files: map[string]string{"d/README.md": ""}, args: "-f d --offline", code: exitError, want: []string{"d: it has no .yaml, .yml or .json file"}},
 		{name: "no request", files: repository, args: "--dir deploy", code: exitError, want: []string{"nothing to plan: name a file with -f, or a Mesh with --delete mesh/NAME"}},
@@ -160,17 +163,19 @@ func TestStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.NewReplacer("value: tulle.dev/operator:dev", "value: registry.example/tulle:v1", "distroless-v1.40.0", "distroless-v1.39.3").Replace(string(raw))
+	// Without the flag it is the operator's own default, in the program and here.
+	const excluded = "--excluded-namespaces=cert-manager,vault"
+	text := strings.NewReplacer("args:", "args:\n        - "+excluded, "value: tulle.dev/operator:dev", "value: registry.example/tulle:v1", "distroless-v1.40.0", "distroless-v1.39.3").Replace(string(raw))
 	var d appsv1.Deployment
 	if err := yaml.UnmarshalStrict([]byte(text), &d); err != nil {
 		t.Fatal(err)
 	}
-	operatorImage, envoyImage := started(&d)
-	if operatorImage != "registry.example/tulle:v1" || envoyImage != "docker.io/envoyproxy/envoy:distroless-v1.39.3" {
-		t.Errorf("got %s and %s", operatorImage, envoyImage)
+	operatorImage, envoyImage, never := started(&d)
+	if operatorImage != "registry.example/tulle:v1" || envoyImage != "docker.io/envoyproxy/envoy:distroless-v1.39.3" || !slices.Equal(never, []string{"cert-manager", "vault"}) {
+		t.Errorf("got %s, %s and %s", operatorImage, envoyImage, never)
 	}
 	flags := (&planOptions{operatorNamespace: "mesh", operatorImage: "mine:v2"}).settings(&d)
-	if flags.Installation.InitImage != "mine:v2" || flags.Model.EnvoyImage != envoyImage || flags.Installation.ControlPlaneHost != "tulle-control-plane.mesh.svc" {
+	if flags.Installation.InitImage != "mine:v2" || flags.Model.EnvoyImage != envoyImage || !slices.Equal(flags.Model.Excluded, never) || flags.Installation.ControlPlaneHost != "tulle-control-plane.mesh.svc" {
 		t.Errorf("with flags: %+v", flags)
 	}
 }

@@ -79,7 +79,7 @@ func findOperator(namespace string, objects []client.Object) *appsv1.Deployment 
 
 // settings are what the operator was started with: what flags say, else its Deployment, else what it is built with.
 func (o *planOptions) settings(d *appsv1.Deployment) plan.Settings {
-	operatorImage, envoyImage := started(d)
+	operatorImage, envoyImage, excluded := started(d)
 	if o.operatorImage != "" {
 		operatorImage = o.operatorImage
 	}
@@ -87,16 +87,16 @@ func (o *planOptions) settings(d *appsv1.Deployment) plan.Settings {
 		envoyImage = o.envoyImage
 	}
 	return plan.Settings{
-		Model:        model.Config{OperatorNamespace: o.operatorNamespace, EnvoyImage: envoyImage},
+		Model:        model.Config{OperatorNamespace: o.operatorNamespace, EnvoyImage: envoyImage, Excluded: excluded},
 		Installation: operator.Installation(o.operatorNamespace, operatorImage),
 	}
 }
 
 // started reads how a Deployment starts the operator.
-func started(d *appsv1.Deployment) (operatorImage, envoyImage string) {
-	operatorImage, envoyImage = "tulle.dev/operator:dev", operator.DefaultEnvoyImage
+func started(d *appsv1.Deployment) (operatorImage, envoyImage string, excluded []string) {
+	operatorImage, envoyImage, excluded = "tulle.dev/operator:dev", operator.DefaultEnvoyImage, operator.ParseExcluded(operator.ExcludedDefault)
 	if d == nil {
-		return operatorImage, envoyImage
+		return operatorImage, envoyImage, excluded
 	}
 	for _, c := range d.Spec.Template.Spec.Containers {
 		if c.Name != "manager" {
@@ -110,6 +110,9 @@ func started(d *appsv1.Deployment) (operatorImage, envoyImage string) {
 		if image, ok := flagOf(c.Args, "envoy-image"); ok {
 			envoyImage = image
 		}
+		if list, ok := flagOf(c.Args, "excluded-namespaces"); ok {
+			excluded = operator.ParseExcluded(list)
+		}
 	}
-	return operatorImage, envoyImage
+	return operatorImage, envoyImage, excluded
 }

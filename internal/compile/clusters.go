@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/features/metrics"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
 	"github.com/tulle-mesh/tulle/internal/features/probes"
 	"github.com/tulle-mesh/tulle/internal/model"
@@ -91,6 +92,7 @@ func sealLoop(c *clusterv3.Cluster, a addressName, d model.Destination) (*resour
 	if d.Split != nil {
 		from = append(from, d.Split.Origin)
 	}
+	metrics.Loop(c)
 	return sealCluster(c, resource.Resource{
 		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
 		Origins: from,
@@ -151,6 +153,7 @@ func (c compilation) serviceCluster(name string, http bool, s *model.Service, p 
 		HTTP:    http,
 		Service: s,
 		Port:    p,
+		Version: version,
 		Warms:   []resource.Ref{{Type: resource.Endpoints, Name: endpoints}},
 	}
 	return c.finish(out, meshOrigin(s))
@@ -186,6 +189,7 @@ func (c compilation) inboundCluster() (*resource.Resource, error) {
 	out := envoy.OriginalDestinationCluster(inboundCluster)
 	envoy.SpeakHTTP(out, internalHeaders()...)
 	envoy.BindFrom(out, c.inboundSources(w)...)
+	metrics.Receiver(out, w)
 	return sealCluster(out, resource.Resource{})
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/features/accesslog"
 	"github.com/tulle-mesh/tulle/internal/features/balancing"
+	"github.com/tulle-mesh/tulle/internal/features/metrics"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
 	"github.com/tulle-mesh/tulle/internal/features/plaintext"
 	"github.com/tulle-mesh/tulle/internal/features/routes"
@@ -33,6 +34,7 @@ func all() []features.Feature {
 		balancing.Feature(),
 		accesslog.Feature(),
 		plaintext.Feature(bootstrap.ControlPlaneCluster),
+		metrics.Feature(),
 	}
 }
 

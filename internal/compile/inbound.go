@@ -177,6 +177,7 @@ func pack(name string, match *listenerv3.FilterChainMatch, c *features.Chain) *l
 	} else {
 		out = envoy.TCPChain(name, match, c.TCP)
 	}
+	out.Filters = append(c.Filters, out.Filters...)
 	out.TransportSocket = c.Socket
 	return out
 }

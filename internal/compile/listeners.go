@@ -26,9 +26,9 @@ func (c compilation) listener(ref resource.Ref) (*resource.Resource, error) {
 			Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}},
 		})
 	case rerouteListener:
-		return seal(ref, reroute(), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
+		return seal(ref, c.reroute(w), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
 	case silentListener:
-		return seal(ref, silent(), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
+		return seal(ref, c.silent(w), resource.Resource{Warms: []resource.Ref{{Type: resource.RouteConfiguration, Name: outboundRoutes}}})
 	case inboundListener:
 		l, warms := c.inbound(w)
 		return seal(ref, l, resource.Resource{Needs: []resource.Ref{cluster(inboundCluster)}, Warms: warms})

@@ -140,7 +140,7 @@ func checkEndpoints(t *testing.T, s *model.Snapshot, name string, n *seen) {
 	read(t, s, "", resource.Ref{Type: resource.Endpoints, Name: name}, &all)
 	for _, locality := range all.GetEndpoints() {
 		for _, e := range locality.GetLbEndpoints() {
-			if len(e.GetMetadata().GetFilterMetadata()) == 0 {
+			if e.GetMetadata().GetFilterMetadata()["envoy.transport_socket_match"] == nil {
 				continue // mTLS
 			}
 			n.endpoints++

@@ -81,7 +81,7 @@ func (w world) split() *splitv1alpha4.TrafficSplit {
 	s := &splitv1alpha4.TrafficSplit{ObjectMeta: w.meta()}
 	s.Spec.Service = w.name()
 	for range w.IntN(3) {
-		s.Spec.Backends = append(s.Spec.Backends, splitv1alpha4.TrafficSplitBackend{Service: w.name(), Weight: pick(w, 0, 1, 90, -1, math.MaxInt)})
+		s.Spec.Backends = append(s.Spec.Backends, splitv1alpha4.TrafficSplitBackend{Service: w.name(), Weight: pick[int64](w, 0, 1, 90, -1, math.MaxInt)})
 	}
 	return s
 }

@@ -21,6 +21,8 @@ type Publisher struct {
 
 	// mu is held while something is published.
 	mu sync.Mutex
+	// owed is what was published and did not reach everybody.
+	owed []resource.ScopedRef
 	// again is true while a goroutine waits to publish what was read late.
 	again atomic.Bool
 }
@@ -41,16 +43,31 @@ func NewPublisher(publish func(resource.View, []resource.ScopedRef), onError fun
 func (p *Publisher) Publish(s *model.Snapshot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.publish(p.compiler.Advance(s))
+	p.hand(p.compiler.Advance(s))
 }
 
-// Again publishes the newest view again, with what was read late and what the caller names.
+// hand publishes a view with what changed in it, and what is owed.
+func (p *Publisher) hand(view resource.View, changed []resource.ScopedRef) {
+	owed := p.owed
+	p.owed = nil
+	p.publish(view, append(changed, owed...))
+}
+
+// Owe has what was given to publish named again with the next view, as it may not have reached everybody: a view names only what
+// changed since the one before. It is called by publish itself.
+func (p *Publisher) Owe(changed []resource.ScopedRef) {
+	p.owed = slices.Clone(changed)
+	slices.SortFunc(p.owed, compareRefs)
+	p.owed = slices.Compact(p.owed)
+}
+
+// Again publishes the newest view again, with what was read late, what is owed and what the caller names.
 func (p *Publisher) Again(refs ...resource.ScopedRef) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.again.Store(false)
-	if view, late := p.compiler.newest(); len(late) > 0 || len(refs) > 0 {
-		p.publish(view, append(late, refs...))
+	if view, late := p.compiler.newest(); len(late) > 0 || len(refs) > 0 || len(p.owed) > 0 {
+		p.hand(view, append(late, refs...))
 	}
 }
 
@@ -74,4 +91,13 @@ func (c *Compiler) takeLate() []resource.ScopedRef {
 	late := slices.SortedFunc(maps.Keys(c.late), compareRefs)
 	clear(c.late)
 	return late
+}
+
+// Cached returns the number of resources that are held compiled.
+func (p *Publisher) Cached() int { return p.compiler.cached() }
+
+func (c *Compiler) cached() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
 }

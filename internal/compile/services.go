@@ -77,6 +77,9 @@ func (c compilation) endpoints(ref resource.Ref) (*resource.Resource, error) {
 	if all := c.Endpoints(n.key); all != nil {
 		for _, e := range all.Ports[n.port] {
 			if (e.Proxied || e.Plaintext) && (n.version == "" || slices.Contains(e.Versions, n.version)) {
+				if n.version != "" {
+					e.Version = "" // the clusters of a version say it themselves
+				}
 				list = append(list, e)
 			}
 		}

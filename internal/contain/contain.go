@@ -17,6 +17,7 @@ type Place string
 // The places where panics are contained. Streams of proxies contain their own (see package xds).
 const (
 	Admission  Place = "admission"  // one request of the API server: refused, or allowed where the webhook is to be ignored
+	Conversion Place = "conversion" // one request of the API server: refused
 	Ingest     Place = "ingest"     // one object: left out of the model, or replaced by what is strict
 	Publish    Place = "publish"    // one snapshot: the next one is published
 	Compile    Place = "compile"    // one resource: missing
@@ -37,7 +38,7 @@ func New(registry prometheus.Registerer, log *slog.Logger) (*Panics, error) {
 	p := &Panics{log: log, total: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "tulle", Name: "panics_total", Help: "Programming errors that were contained, by place. Each is a bug: please report it with the log's stack.",
 	}, []string{"where"})}
-	for _, place := range []Place{Admission, Ingest, Publish, Compile, Reconcile, Status, Sign, Credential} {
+	for _, place := range []Place{Admission, Conversion, Ingest, Publish, Compile, Reconcile, Status, Sign, Credential} {
 		p.total.WithLabelValues(string(place)) // a counter that is not there can't be told from one that is not scraped
 	}
 	if registry == nil {

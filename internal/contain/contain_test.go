@@ -40,6 +40,7 @@ func TestDo(t *testing.T) {
 # TYPE tulle_panics_total counter
 tulle_panics_total{where="admission"} 0
 tulle_panics_total{where="compile"} 0
+tulle_panics_total{where="conversion"} 0
 tulle_panics_total{where="credential"} 0
 tulle_panics_total{where="ingest"} 0
 tulle_panics_total{where="publish"} 0

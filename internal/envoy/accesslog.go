@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"time"
+
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
@@ -35,13 +37,30 @@ func AnyOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter
 	}}
 }
 
+func allOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{
+		AndFilter: &accesslogv3.AndFilter{Filters: filters},
+	}}
+}
+
+// tookAtLeast takes what has lasted for so long, in whole milliseconds.
+func tookAtLeast(d time.Duration) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_DurationFilter{
+		DurationFilter: &accesslogv3.DurationFilter{Comparison: atLeast(uint32(d.Milliseconds()))}, //nolint:gosec // seconds
+	}}
+}
+
+func atLeast(n uint32) *accesslogv3.ComparisonFilter {
+	return &accesslogv3.ComparisonFilter{
+		Op:    accesslogv3.ComparisonFilter_GE,
+		Value: &corev3.RuntimeUInt32{DefaultValue: n, RuntimeKey: "unused"},
+	}
+}
+
 // StatusAtLeast logs responses with a status of at least n.
 func StatusAtLeast(n uint32) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
-		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
-			Op:    accesslogv3.ComparisonFilter_GE,
-			Value: &corev3.RuntimeUInt32{DefaultValue: n, RuntimeKey: "unused"},
-		}},
+		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: atLeast(n)},
 	}}
 }
 

@@ -7,9 +7,11 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
 	filtermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	setstatehttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
@@ -97,6 +99,18 @@ func OnDemandFilter(timeout time.Duration) *hcmv3.HttpFilter {
 	})
 }
 
+// ChooseAgain has a request choose its route again, for what is there only now: a cluster that was asked for (see OnDemandFilter).
+func ChooseAgain() *hcmv3.HttpFilter {
+	return httpFilter("envoy.filters.http.set_filter_state", &setstatehttpv3.Config{
+		ClearRouteCache: true,
+		OnRequestHeaders: []*setstatev3.FilterStateValue{{
+			Key:        &setstatev3.FilterStateValue_ObjectKey{ObjectKey: "tulle.chosen-again"},
+			FactoryKey: "envoy.string",
+			Value:      &setstatev3.FilterStateValue_FormatString{FormatString: textFormat("yes")},
+		}},
+	})
+}
+
 func router() *hcmv3.HttpFilter {
 	return httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 }
@@ -117,13 +131,18 @@ func httpFilter(name string, config proto.Message) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: Any(config)}}
 }
 
-// ExplainFailure gives the local replies with a response flag (such as NC) a body; the format may hold Envoy's command operators.
-func ExplainFailure(m *hcmv3.HttpConnectionManager, flag, format string) {
+// ExplainFailure gives the local replies with a response flag (such as NC) a body, those of requests that took at least so long; the first
+// that fits counts. The format may hold Envoy's command operators.
+func ExplainFailure(m *hcmv3.HttpConnectionManager, flag string, after time.Duration, format string) {
 	if m.LocalReplyConfig == nil {
 		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{}
 	}
+	filter := responseFlags(flag)
+	if after > 0 {
+		filter = allOf(filter, tookAtLeast(after))
+	}
 	m.LocalReplyConfig.Mappers = append(m.LocalReplyConfig.Mappers, &hcmv3.ResponseMapper{
-		Filter:             responseFlags(flag),
+		Filter:             filter,
 		BodyFormatOverride: textFormat(format),
 	})
 }

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -146,6 +148,27 @@ func TCPProxy(statPrefix, cluster string) *tcpv3.TcpProxy {
 func ConnectAfterHandshake(p *tcpv3.TcpProxy) {
 	p.UpstreamConnectMode = tcpv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
 	p.MaxEarlyDataBytes = wrapperspb.UInt32(0)
+}
+
+// LogConnected has a TCP proxy write its logs also when a connection is connected; those that want one line a connection must be AtEnd.
+func LogConnected(p *tcpv3.TcpProxy) {
+	if p.AccessLogOptions == nil {
+		p.AccessLogOptions = &tcpv3.TcpProxy_TcpAccessLogOptions{}
+	}
+	p.AccessLogOptions.FlushAccessLogOnConnected = true
+}
+
+// PeerState sets, once the client's certificate is verified, what FILTER_STATE(key:PLAIN) then is: values by key, in Envoy's command operators.
+func PeerState(values map[string]string) *listenerv3.Filter {
+	config := &setstatefilterv3.Config{}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		config.OnDownstreamTlsHandshake = append(config.OnDownstreamTlsHandshake, &setstatev3.FilterStateValue{
+			Key:        &setstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
+			FactoryKey: "envoy.string",
+			Value:      &setstatev3.FilterStateValue_FormatString{FormatString: textFormat(values[key])},
+		})
+	}
+	return networkFilter("envoy.filters.network.set_filter_state", config)
 }
 
 func tcpProxyFilter(p *tcpv3.TcpProxy) *listenerv3.Filter {

@@ -108,9 +108,7 @@ func AtEnd(filter *accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 	if filter == nil {
 		return ended
 	}
-	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{
-		AndFilter: &accesslogv3.AndFilter{Filters: []*accesslogv3.AccessLogFilter{ended, filter}},
-	}}
+	return allOf(ended, filter)
 }
 
 func logTypes(types ...alsv3.AccessLogType) *accesslogv3.AccessLogFilter {

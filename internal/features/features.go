@@ -33,6 +33,8 @@ type Feature struct {
 	Inbound func(*Inbound)
 	// Chain sees each filter chain of the inbound listener.
 	Chain func(*Chain)
+	// Outbound sees each way that what the app sends can take through the proxy.
+	Outbound func(*Outbound)
 }
 
 // Cluster is a cluster that calls a Service or the pod at an address.
@@ -48,6 +50,8 @@ type Cluster struct {
 	// Backends, if there are any, are the Services that a TrafficSplit sends connections to in place of Service: each endpoint is
 	// one of theirs.
 	Backends []*model.Service
+	// Version of the Service that is called; empty is all its pods.
+	Version string
 	// Workload is the pod that is called on WorkloadPort, or nil.
 	Workload     *model.Workload
 	WorkloadPort uint16
@@ -108,10 +112,20 @@ type Chain struct {
 	Permissive bool
 	HTTP       *hcmv3.HttpConnectionManager
 	TCP        *tcpv3.TcpProxy
+	// Filters run before HTTP or TCP.
+	Filters []*listenerv3.Filter
 	// Socket is the chain's transport socket; nil is plaintext.
 	Socket *corev3.TransportSocket
 	// Warms are the resources that Envoy asks for because of the chain.
 	Warms []resource.Ref
+}
+
+// Outbound is one way out of a pod: for requests or for connections. Exactly one of HTTP and TCP is not nil.
+type Outbound struct {
+	Minor    uint32
+	Workload *model.Workload
+	HTTP     *hcmv3.HttpConnectionManager
+	TCP      *tcpv3.TcpProxy
 }
 
 // PortMode returns the mTLS mode of a port of a pod.

@@ -83,17 +83,23 @@ func authorityRoots(chain []*x509.Certificate, ca []byte) ([]byte, error) {
 func isRoot(c *x509.Certificate) bool { return c.CheckSignatureFrom(c) == nil }
 
 // probe signs a certificate of the trust domain and verifies it: path lengths, name constraints and key usages of the
-// whole chain have their say.
+// whole chain have their say. A chain that begins later by a clock that may be ahead of ours is not at fault.
 func (a *Authority) probe(domain string, now time.Time) error {
-	if now.After(a.certificate.NotAfter) {
-		return fmt.Errorf("the intermediate CA expired at %s", a.certificate.NotAfter.UTC().Format(time.RFC3339))
+	begins := a.lineage.begins()
+	switch {
+	case now.After(a.certificate.NotAfter):
+		return fmt.Errorf("the intermediate CA expired at %s", stamp(a.certificate.NotAfter))
+	case begins.After(now.Add(maxSkew)):
+		return fmt.Errorf("the intermediate CA begins at %s, and here it is %s: set the clocks", stamp(begins), stamp(now))
+	case begins.After(now):
+		now = begins
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make a key: %w", err)
 	}
 	id := &url.URL{Scheme: "spiffe", Host: domain, Path: "/ns/probe/sa/probe"}
-	der, err := a.sign(key.Public(), id, now, now.Add(time.Minute))
+	der, err := a.sign(key.Public(), "probe", id, now, now.Add(time.Minute))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCannotSign, err)
 	}
@@ -115,13 +121,14 @@ func (a *Authority) probe(domain string, now time.Time) error {
 }
 
 // sign returns a workload certificate (DER) for a SPIFFE ID. It ends with the authority at the latest.
-func (a *Authority) sign(public crypto.PublicKey, id *url.URL, now, notAfter time.Time) ([]byte, error) {
+func (a *Authority) sign(public crypto.PublicKey, workload string, id *url.URL, now, notAfter time.Time) ([]byte, error) {
 	if notAfter.After(a.certificate.NotAfter) {
 		notAfter = a.certificate.NotAfter
 	}
-	// The subject is empty, so crypto/x509 marks the SPIFFE ID critical, and it chooses a random serial number.
+	// The identity is the SPIFFE ID, and nothing else is ever allowed anything. The subject says for metrics which workload of it
+	// this is; crypto/x509 marks the SPIFFE ID critical where it is empty, and it chooses a random serial number.
 	template := &x509.Certificate{
-		Subject:               pkix.Name{},
+		Subject:               pkix.Name{CommonName: workload},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,

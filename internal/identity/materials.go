@@ -172,7 +172,11 @@ func (m *Materials) Refresh() {
 func (m *Materials) refresh() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.advance()
+	before := m.authorityErr
+	if before != nil {
+		m.readIntermediate() // time alone may have mended it
+	}
+	return m.advance() || before != nil && m.authorityErr == nil
 }
 
 // advance tells the proxies of new roots and uses what may be used now. It reports whether it did.

@@ -24,7 +24,9 @@ const (
 
 // Services of the operator.
 const (
-	WebhookService      = "tulle-webhook"
+	WebhookService = "tulle-webhook"
+	// ConversionService leads to the same server, also of replicas that are not ready: the API server may need it before they can be.
+	ConversionService   = "tulle-conversion"
 	ControlPlaneService = "tulle-control-plane"
 )
 

@@ -48,7 +48,7 @@ func (o Options) Issuer() cmmeta.IssuerReference {
 func Desired(o Options) []client.Object {
 	objects := []client.Object{
 		o.intermediate(),
-		o.serving(WebhookCertificate, WebhookService),
+		o.serving(WebhookCertificate, WebhookService, ConversionService),
 		o.serving(ControlPlaneCertificate, ControlPlaneService),
 	}
 	if o.IssuerRef != nil {
@@ -94,9 +94,11 @@ func (o Options) intermediate() *certmanagerv1.Certificate {
 	return c
 }
 
-func (o Options) serving(name, service string) *certmanagerv1.Certificate {
+func (o Options) serving(name string, services ...string) *certmanagerv1.Certificate {
 	c := o.certificate(name, servingDuration)
-	c.Spec.DNSNames = []string{ServerName(service, o.Namespace)}
+	for _, service := range services {
+		c.Spec.DNSNames = append(c.Spec.DNSNames, ServerName(service, o.Namespace))
+	}
 	c.Spec.Usages = []certmanagerv1.KeyUsage{certmanagerv1.UsageDigitalSignature, certmanagerv1.UsageServerAuth}
 	return c
 }

@@ -85,7 +85,7 @@ func (s *Signer) Certificate(_ context.Context, p *resource.Proxy) (*resource.Re
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("identity of pod %s/%s: %w", p.Namespace, p.Pod, err)
 	}
-	secret, err := authority.issue(id, now, end)
+	secret, err := authority.issue(commonName(p), id, now, end)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("certificate of %s: %w", id, err)
 	}
@@ -96,13 +96,24 @@ func (s *Signer) Certificate(_ context.Context, p *resource.Proxy) (*resource.Re
 	return r, renewAt(now, end, mathrand.Float64()), nil
 }
 
-// issue makes a key and a certificate for an identity.
-func (a *Authority) issue(id spiffeid.ID, now, end time.Time) (*tlsv3.Secret, error) {
+// maxCommonName is what X.520 lets a common name have.
+const maxCommonName = 64
+
+// commonName names a proxy's workload; it is empty where the name does not fit.
+func commonName(p *resource.Proxy) string {
+	if name := p.Workload(); len(name) <= maxCommonName {
+		return name
+	}
+	return ""
+}
+
+// issue makes a key and a certificate for an identity, which names a workload of it.
+func (a *Authority) issue(workload string, id spiffeid.ID, now, end time.Time) (*tlsv3.Secret, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	der, err := a.sign(key.Public(), id.URL(), now, end)
+	der, err := a.sign(key.Public(), workload, id.URL(), now, end)
 	if err != nil {
 		return nil, err
 	}

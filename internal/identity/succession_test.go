@@ -142,6 +142,34 @@ func TestSuccessorWaitsForClocksThatAreBehind(t *testing.T) {
 	}
 }
 
+// A replica whose clock is behind cert-manager's takes its intermediate for one that begins later, not for one that can't sign.
+func TestIntermediateOfAClockThatIsAhead(t *testing.T) {
+	for ahead, wait := range map[time.Duration]time.Duration{30 * time.Second: 0, time.Minute: 0, 5 * time.Minute: 4 * time.Minute} {
+		s := newStage(t)
+		root := issue(t, nil, 1000*time.Hour, nil)
+		s.now = epoch.Add(ahead)
+		intermediate := secret(t, Intermediate, issue(t, &root, 100*time.Hour, s.fromNow), root.crt())
+		s.now = epoch
+		s.SetSecret(intermediate)
+		authority, err := s.Authority()
+		if wait == 0 && (authority == nil || err != nil) {
+			t.Errorf("%s ahead: it does not sign: %v", ahead, err)
+		}
+		if wait == 0 {
+			continue
+		}
+		const want = "the intermediate CA begins at 2026-03-01T12:05:00Z, and here it is 2026-03-01T12:00:00Z: set the clocks"
+		if authority != nil || err == nil || err.Error() != want {
+			t.Errorf("%s ahead: %v, want %s", ahead, err, want)
+		}
+		s.now = epoch.Add(wait)
+		s.Refresh()
+		if authority, err := s.Authority(); authority == nil || err != nil {
+			t.Errorf("%s ahead, %s later: it does not sign: %v", ahead, wait, err)
+		}
+	}
+}
+
 // Waiting is better than being refused, and being refused by some is better than having nothing.
 func TestWhatEndsIsReplacedByWhatThereIs(t *testing.T) {
 	s := newStage(t)

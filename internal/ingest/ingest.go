@@ -3,6 +3,8 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -39,6 +41,8 @@ type Options struct {
 	Panics *contain.Panics
 	// Barred, if not nil, is told of all objects that can't be taken in, whenever they change.
 	Barred func([]Barred)
+	// Standards, if not nil, are kinds that the cluster may or may not have.
+	Standards *Standards
 	// Root names the root Mesh.
 	Root client.ObjectKey
 	// Publish is called, one call at a time, with each new snapshot.
@@ -58,6 +62,7 @@ type Ingester struct {
 	arrived   uint64    // of the changes that may wait, those that the pacer knows of
 	revision  uint64
 	published chan struct{}
+	splits    atomic.Pointer[followed]
 }
 
 // New returns an Ingester that publishes nothing before Start.
@@ -83,9 +88,24 @@ func (i *Ingester) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var s *standards
+	if i.options.Standards != nil {
+		s = newStandards(i.options, i.queue, &i.splits)
+		definitions, err := s.watch(ctx)
+		if err != nil {
+			return err
+		}
+		synced = append(synced, definitions)
+	}
 	i.options.Log.Info("waiting for the informers", "count", len(synced))
 	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil // the context ended
+	}
+	if s != nil {
+		s.begin(ctx)
+		var running sync.WaitGroup
+		defer running.Wait()
+		running.Go(func() { s.run(ctx) })
 	}
 	i.run(ctx)
 	return nil
@@ -183,8 +203,7 @@ func (i *Ingester) publishRest(now time.Time) {
 	if newTrust {
 		i.guard.setTrust(trust)
 	}
-	i.pacer.done(now)
-	i.publish(now)
+	i.pacer.done(now, i.publish(now))
 }
 
 func (i *Ingester) feed(changes []change, now time.Time) {
@@ -193,11 +212,11 @@ func (i *Ingester) feed(changes []change, now time.Time) {
 	}
 }
 
-// publish hands on the snapshot when it differs from the last one.
-func (i *Ingester) publish(now time.Time) {
+// publish hands on the snapshot when it differs from the last one, and says whether it did.
+func (i *Ingester) publish(now time.Time) bool {
 	snapshot := i.guard.snapshot(now)
 	if snapshot == nil || snapshot.Revision() == i.revision {
-		return
+		return false
 	}
 	first := i.revision == 0
 	i.revision = snapshot.Revision()
@@ -205,4 +224,5 @@ func (i *Ingester) publish(now time.Time) {
 	if first {
 		close(i.published)
 	}
+	return true
 }

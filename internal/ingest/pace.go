@@ -37,7 +37,11 @@ func (p *pacer) due() (time.Time, bool) {
 	return quiet, true
 }
 
-// done records that all that waited was published.
-func (p *pacer) done(now time.Time) {
-	p.published, p.first, p.last = now, time.Time{}, time.Time{}
+// done records that all that waited was taken in, and whether a snapshot was published because of it. When it made no difference, as
+// our own write of a status makes none, it was still quiet.
+func (p *pacer) done(now time.Time, published bool) {
+	p.first, p.last = time.Time{}, time.Time{}
+	if published {
+		p.published = now
+	}
 }

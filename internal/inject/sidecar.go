@@ -107,7 +107,7 @@ func proxyContainer(s Settings, config string) corev1.Container {
 			fromField("SERVICE_ACCOUNT", "spec.serviceAccountName"),
 		},
 		Ports: []corev1.ContainerPort{
-			{Name: "tulle-stats", ContainerPort: sidecar.StatsPort, Protocol: corev1.ProtocolTCP},
+			{Name: sidecar.StatsPortName, ContainerPort: sidecar.StatsPort, Protocol: corev1.ProtocolTCP},
 			{Name: "tulle-probes", ContainerPort: sidecar.ProbePort, Protocol: corev1.ProtocolTCP},
 		},
 		Resources:                resources(s),

@@ -92,8 +92,13 @@ func dumpNamespace(s *Snapshot, n *Namespace) any {
 			selector = "nothing"
 		}
 	}
+	monitors := ""
+	if m := n.Monitors; m.Mode != "Auto" || m.Labels != nil || m.Interval != 0 {
+		monitors = fmt.Sprintf("%s, labels %s, every %s", m.Mode, labels.FormatLabels(m.Labels), m.Interval)
+	}
 	return fields(map[string]any{
-		"mode": n.Mode, "ports": texts(n.Ports), "concurrency": n.Proxy.Concurrency, "logLevel": n.Proxy.LogLevel,
+		"monitors": monitors,
+		"mode":     n.Mode, "ports": texts(n.Ports), "concurrency": n.Proxy.Concurrency, "logLevel": n.Proxy.LogLevel,
 		"drainDuration": n.Proxy.DrainDuration.String(), "resources": n.Proxy.Resources, "podSelector": selector,
 		"tcpPorts": fmt.Sprint(n.TCPPorts), "invalidSelector": n.InvalidSelector, "accessLog": n.AccessLog, "services": s.Services(n.Name),
 	})

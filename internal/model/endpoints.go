@@ -22,6 +22,7 @@ type backend struct {
 	pod      *pod
 	workload *Workload
 	versions []string
+	version  string
 	stray    string // not empty: why the address can't be this Service's
 	// contested is true when a pod of another namespace has the address that the pod reports: whoever is there has to prove by
 	// its certificate that it is the Service's.
@@ -88,6 +89,7 @@ func (b *Builder) backend(s *service, ns *namespace, e backend) backend {
 		e.mode = e.workload.mode
 		e.open = !e.workload.Meshed
 		e.versions = ns.versionsOf(s, p)
+		e.version = versionOf(e.versions, p)
 	default:
 		e.mode = ns.settings.mode
 		// A pod that is not known yet may have a sidecar. A node's address is known by its Node and the pods that share it.
@@ -126,7 +128,7 @@ func (e *backend) endpoint(port uint16) (Endpoint, bool) {
 	if e.stray != "" || !e.usable {
 		return Endpoint{}, false
 	}
-	found := Endpoint{Address: netip.AddrPortFrom(e.address, port), Versions: e.versions, Draining: e.draining, Zone: e.zone}
+	found := Endpoint{Address: netip.AddrPortFrom(e.address, port), Versions: e.versions, Version: e.version, Draining: e.draining, Zone: e.zone}
 	if found.Zone == "" && e.workload != nil {
 		found.Zone = e.workload.Zone
 	}

@@ -496,9 +496,9 @@ func (w world) evil(b *Builder, s *Snapshot) metav1.Object {
 			}
 		case *discoveryv1.EndpointSlice:
 		case *corev1.Pod:
+			o.Status.PodIPs = nil // a second one would not be chosen as the first is: a pod may have its own node's
 			if o.Status.PodIP != "" {
 				o.Status.PodIP = address("10.66.0.", all)
-				o.Status.PodIPs = nil
 			}
 		default:
 			continue

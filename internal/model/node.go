@@ -127,6 +127,8 @@ type Endpoint struct {
 	Address netip.AddrPort
 	// Versions are the names of the Service's versions that the pod belongs to.
 	Versions []string
+	// Version is what the pod counts as: the first of Versions, else what its own labels say (see Membership).
+	Version string
 	// Proxied is true when a sidecar of ours accepts mTLS there.
 	Proxied bool
 	// Plaintext is true when it may be called in plaintext: it has no sidecar and its port is not Strict, or its mode is Disabled.
@@ -155,6 +157,8 @@ type Workload struct {
 	Sidecar string
 	// SkipDetection are the ports, sorted, on which its proxy does not detect the protocol; fixed when the pod was created.
 	SkipDetection []uint16
+	// Member is what the pod counts as on ports that Ports does not name.
+	Member Membership
 	// Ports says what the workload's ports speak and accept, sorted by number: container port → settings.
 	Ports []WorkloadPort
 	// Mode is the mTLS mode of the ports that Ports does not name.
@@ -168,6 +172,17 @@ type WorkloadPort struct {
 	Number   uint16
 	Protocol Protocol
 	Mode     v1alpha1.MTLSMode
+	Member   Membership
+}
+
+// Membership is what traffic to a pod counts as traffic to.
+type Membership struct {
+	// Service is the name of the one that a pod is of; where several select it, the one that a Mesh claims, else the oldest.
+	// It is empty for none.
+	Service string
+	// Version is the name of the Service's version; where no Mesh names one, the pod's label version, or app.kubernetes.io/version,
+	// or empty.
+	Version string
 }
 
 // Probe is an HTTP probe of a container, by the path it has on the proxy's probe port.
@@ -196,6 +211,8 @@ type Namespace struct {
 	TCPPorts []uint16
 	// AccessLog says what the proxies log of what they serve.
 	AccessLog v1alpha1.AccessLogMode
+	// Monitors says which objects of the Prometheus Operator are made for the namespace.
+	Monitors MonitorSettings
 	// InvalidSelector says, when it is not empty, why the pod selector can't be used. It then selects no pod; whoever
 	// admits pods must refuse them, since nobody can tell whether they want a sidecar.
 	InvalidSelector string

@@ -162,7 +162,7 @@ func (w world) split() *splitv1alpha4.TrafficSplit {
 	s.Spec.Service = pick(w, "x", "x", "y", "z", "nobody", "x.a", "x.b.svc.cluster.local", "", "X_")
 	for range w.IntN(4) {
 		s.Spec.Backends = append(s.Spec.Backends, splitv1alpha4.TrafficSplitBackend{
-			Service: pick(w, "x", "y", "z", "nobody", "y.b", ""), Weight: pick(w, 0, 0, 1, 90, -1, math.MaxInt32, math.MaxInt),
+			Service: pick(w, "x", "y", "z", "nobody", "y.b", ""), Weight: pick[int64](w, 0, 0, 1, 90, -1, math.MaxInt32, math.MaxInt),
 		})
 	}
 	if w.chance(30) {
@@ -280,6 +280,13 @@ func (w world) mesh() *v1alpha1.Mesh {
 		if w.chance(40) {
 			m.Spec.MTLS.Ports = []v1alpha1.PortMTLS{{Port: pick[int32](w, 8080, 9090, 70000), Mode: pick(w, v1alpha1.MTLSStrict, v1alpha1.MTLSDisabled)}}
 		}
+	}
+	if w.chance(20) {
+		m.Spec.Observability = &v1alpha1.ObservabilitySpec{Metrics: &v1alpha1.MetricsSpec{
+			ServiceMonitor: pick(w, "", v1alpha1.MonitorsAlways, v1alpha1.MonitorsNever, "typo"),
+			Labels:         pick(w, nil, map[string]string{"release": "x"}, map[string]string{"not valid": "x"}),
+			Interval:       pick(w, nil, new(v1alpha1.Duration("7s")), new(v1alpha1.Duration("soon"))),
+		}}
 	}
 	for range w.IntN(3) {
 		m.Spec.Services = append(m.Spec.Services, w.rules())

@@ -113,5 +113,6 @@ func builtin(name string) *Namespace {
 			DrainDuration: defaultDrainDuration,
 		},
 		AccessLog: v1alpha1.AccessLogErrors,
+		Monitors:  MonitorSettings{Mode: v1alpha1.MonitorsAuto},
 	}
 }

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 )
 
@@ -150,7 +150,7 @@ func (g *routeGroup) tooManyMatches(n int) {
 }
 
 // readGroupMatch takes a match of a route group. One that makes no sense matches nothing.
-func (g *routeGroup) readGroupMatch(i int, path string, methods []string, headers map[string]string) {
+func (g *routeGroup) readGroupMatch(i int, path string, methods []string, headers []specsv1alpha4.HTTPHeader) {
 	at := fmt.Sprintf("spec.matches[%d]", i)
 	first := len(g.problems)
 	refuse := func(field, reason, format string, args ...any) {
@@ -184,9 +184,10 @@ func (g *routeGroup) readGroupMatch(i int, path string, methods []string, header
 	}
 }
 
-func (g *routeGroup) readHeaders(m *HTTPMatch, headers map[string]string, refuse func(field, reason, format string, args ...any)) {
-	for _, name := range slices.Sorted(maps.Keys(headers)) {
-		value := headers[name]
+func (g *routeGroup) readHeaders(m *HTTPMatch, headers []specsv1alpha4.HTTPHeader, refuse func(field, reason, format string, args ...any)) {
+	sorted := slices.SortedStableFunc(slices.Values(headers), func(a, b specsv1alpha4.HTTPHeader) int { return strings.Compare(a.Name, b.Name) })
+	for _, header := range sorted {
+		name, value := header.Name, header.Value
 		h := HeaderMatch{Name: strings.ToLower(name), Value: value, Regex: true}
 		part, why := problemOfHeader(h.Name, v1alpha1.HeaderMatch{Name: name, Value: value, Type: v1alpha1.HeaderMatchRegularExpression})
 		switch {

@@ -74,6 +74,7 @@ func (v *validation) values(spec *v1alpha1.MeshSpec) {
 	if set.accessLog != "" && !validAccessLog(set.accessLog) {
 		v.refuse("spec.observability.accessLog.mode", ReasonInvalidValue, "unknown mode %q; give None, Errors or All", set.accessLog)
 	}
+	v.monitors(set)
 }
 
 func (v *validation) ports(ports []v1alpha1.PortMTLS) {

@@ -22,10 +22,13 @@ type values struct {
 	mode        v1alpha1.MTLSMode
 	ports       []v1alpha1.PortMTLS
 	accessLog   v1alpha1.AccessLogMode
+	monitors    v1alpha1.MonitorMode
+	labels      map[string]string
+	interval    *v1alpha1.Duration
 }
 
 func valuesOf(spec *v1alpha1.MeshSpec) *values {
-	proxy, mtls := deref(spec.Proxy), deref(spec.MTLS)
+	proxy, mtls, metrics := deref(spec.Proxy), deref(spec.MTLS), deref(deref(spec.Observability).Metrics)
 	return &values{
 		podSelector: proxy.PodSelector,
 		resources:   proxy.Resources,
@@ -35,6 +38,9 @@ func valuesOf(spec *v1alpha1.MeshSpec) *values {
 		mode:        mtls.Mode,
 		ports:       mtls.Ports,
 		accessLog:   deref(deref(spec.Observability).AccessLog).Mode,
+		monitors:    metrics.ServiceMonitor,
+		labels:      metrics.Labels,
+		interval:    metrics.Interval,
 	}
 }
 
@@ -64,6 +70,17 @@ func namespaceFields() []field {
 			},
 		},
 		newField("spec.observability.accessLog.mode", func(v *values) *v1alpha1.AccessLogMode { return &v.accessLog }),
+		newField("spec.observability.metrics.serviceMonitor", func(v *values) *v1alpha1.MonitorMode { return &v.monitors }),
+		{
+			path:  "spec.observability.metrics.labels",
+			isSet: func(v *values) bool { return len(v.labels) > 0 },
+			take: func(to, from *values) {
+				if len(from.labels) > 0 {
+					to.labels = from.labels
+				}
+			},
+		},
+		newField("spec.observability.metrics.interval", func(v *values) **v1alpha1.Duration { return &v.interval }),
 	}
 }
 
@@ -100,6 +117,7 @@ func (v *values) namespace(name string, meshed bool) *Namespace {
 	if validAccessLog(v.accessLog) {
 		n.AccessLog = v.accessLog
 	}
+	n.Monitors = v.monitorSettings()
 	if !meshed {
 		return n
 	}

@@ -122,6 +122,7 @@ func (b *Builder) workload(p *pod, ns *namespace) (*Workload, map[uint16]bool) {
 		Mode:           node.Mode,
 		Probes:         p.injected.probes,
 	}
+	w.Member = ns.member(p, ns.selecting(p))
 	uses := ns.portUses(p)
 	conflicts := map[uint16]bool{}
 	for number, use := range uses {
@@ -129,7 +130,11 @@ func (b *Builder) workload(p *pod, ns *namespace) (*Workload, map[uint16]bool) {
 		if conflict {
 			conflicts[number] = true
 		}
-		w.Ports = append(w.Ports, WorkloadPort{number, protocol, ns.settings.mode(number)})
+		member := w.Member
+		if len(use.services) > 0 {
+			member = ns.member(p, use.services)
+		}
+		w.Ports = append(w.Ports, WorkloadPort{number, protocol, ns.settings.mode(number), member})
 	}
 	slices.SortFunc(w.Ports, func(a, b WorkloadPort) int { return cmp.Compare(a.Number, b.Number) })
 	return w, conflicts
@@ -144,7 +149,10 @@ func (w *Workload) mode(port uint16) v1alpha1.MTLSMode {
 }
 
 // portUse is what the Services that select a pod say of one of its ports.
-type portUse struct{ http, tcp bool }
+type portUse struct {
+	http, tcp bool
+	services  []*service
+}
 
 // protocol returns what the port speaks; where Services say different things nobody knows, which is a conflict.
 func (u portUse) protocol() (p Protocol, conflict bool) {
@@ -175,6 +183,7 @@ func (n *namespace) portUses(p *pod) map[uint16]portUse {
 				continue
 			}
 			use := uses[number]
+			use.services = append(use.services, s)
 			switch portProtocol(port, n.settings.claims[s.key.Name]) {
 			case HTTP:
 				use.http = true

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/controllers"
@@ -60,12 +62,28 @@ func (o *operator) failures() []controllers.Fault {
 type signer struct {
 	*identity.Signer
 	panics *contain.Panics
+	// signed counts signatures by result.
+	signed *prometheus.CounterVec
 }
 
 func (s signer) Certificate(ctx context.Context, p *resource.Proxy) (r *resource.Resource, renewAt time.Time, err error) {
 	what := "certificate of pod " + p.Namespace + "/" + p.Pod
 	if panicked := s.panics.Do(contain.Sign, what, func() { r, renewAt, err = s.Signer.Certificate(ctx, p) }); panicked != nil {
-		return nil, time.Time{}, panicked
+		err = panicked
+		r, renewAt = nil, time.Time{}
 	}
+	result := "signed"
+	if err != nil {
+		result = "failed"
+	}
+	s.signed.WithLabelValues(result).Inc()
 	return r, renewAt, err
+}
+
+// unreadable tells of an object of SMI that makes no sense. Whoever leads records the event.
+func (o *operator) unreadable(u *unstructured.Unstructured, err error) {
+	o.Log.Warn("an object counts as not there", "part", "ingest", "kind", u.GetKind(), "object", u.GetNamespace()+"/"+u.GetName(), "error", err)
+	if o.leading.Load() {
+		o.manager.GetEventRecorder("tulle").Eventf(u, nil, corev1.EventTypeWarning, "Unreadable", "Read", "it counts as not there: %s", err.Error())
+	}
 }

@@ -110,14 +110,23 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 			Panics: o.panics, Namespace: o.Namespace, Never: o.model.NeverMeshed(), World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
+		&controllers.Definitions{
+			Panics: o.panics, Namespace: o.Namespace, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
+			Findings: &findings, Applier: applier(direct), Cache: shared,
+		},
+		&controllers.Splits{
+			Panics: o.panics, World: &o.world, Findings: &findings, TrafficSplits: o.ingest.TrafficSplits, SplitsChanged: &o.splitsChanged,
+			Applier: applier(shared), Cache: shared,
+		},
 		&controllers.Bootstrap{
 			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,
 		},
+		o.monitors(&findings, applier),
 		&controllers.Status{
 			Panics: o.panics, Failures: o.failures, Faults: &o.faults, World: &o.world, Findings: &findings, Fleet: o.fleet(collector), ProxiesChanged: &o.proxiesChanged,
 			Installation: o.installation(), Unsupported: o.unsupported, Cache: shared, Client: term.GetClient(), Events: events,
-			Quiet: o.quiet(),
+			Quiet: o.quiet(), Gauges: &o.gauges,
 		},
 	}
 	errs := []error{term.Add(certManager), term.Add(followReplicas{o, collector})}

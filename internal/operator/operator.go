@@ -13,8 +13,11 @@ import (
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -32,7 +35,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/peers"
-	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/internal/xds"
 	"github.com/tulle-mesh/tulle/webhooks"
 )
@@ -45,12 +47,15 @@ type operator struct {
 	Options
 	manager   manager.Manager
 	client    kubernetes.Interface
+	dynamic   dynamic.Interface
 	model     model.Config
 	materials *identity.Materials
 	publisher *compile.Publisher
 	ingest    *ingest.Ingester
 	xds       *xds.Server
 	panics    *contain.Panics
+	signed    *prometheus.CounterVec
+	gauges    controllers.Gauges
 	listening chan struct{}
 	// told are the messages of the objects that are barred, which only the ingester's goroutine uses.
 	told map[string]bool
@@ -67,6 +72,7 @@ type operator struct {
 	faults           controllers.Faults
 	materialsChanged controllers.Signal
 	proxiesChanged   controllers.Signal
+	splitsChanged    controllers.Signal
 	unsupported      error
 }
 
@@ -75,14 +81,14 @@ type operator struct {
 // What ends when ctx does, in this order: the reconcilers (and the lease), xDS with the other parts of every
 // replica, the informers, the webhooks, metrics and health.
 func Run(ctx context.Context, o Options) error {
-	op := &operator{Options: o, listening: make(chan struct{})}
+	op := &operator{Options: o, listening: make(chan struct{}), signed: newSigned()}
 	var err error
 	if op.panics, err = contain.New(o.Registry, o.Log.With("part", "contain")); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	op.model = model.Config{OperatorNamespace: o.Namespace, Excluded: o.Excluded, EnvoyImage: o.EnvoyImage}
 	for _, step := range []func() error{
-		op.connect, op.makeManager, op.makeDataPath, op.makePeers, op.addWebhooks, op.addHealth,
+		op.connect, op.makeManager, op.makeDataPath, op.addMetrics, op.makePeers, op.addWebhooks, op.addHealth,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -105,6 +111,9 @@ func (o *operator) later(ctx context.Context) context.Context {
 func (o *operator) connect() error {
 	var err error
 	if o.client, err = kubernetes.NewForConfig(o.Config); err != nil {
+		return fmt.Errorf("client of the API server: %w", err)
+	}
+	if o.dynamic, err = dynamic.NewForConfig(o.Config); err != nil {
 		return fmt.Errorf("client of the API server: %w", err)
 	}
 	version := o.KubernetesVersion
@@ -141,6 +150,7 @@ func (o *operator) makeManager() error {
 		Cache:                   cache.Options{ByObject: byObject},
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress:  o.HealthAddress,
+		PprofBindAddress:        o.PprofAddress,
 		GracefulShutdownTimeout: &timeout,
 		WebhookServer: webhook.NewServer(webhook.Options{Host: host, Port: port, TLSOpts: []func(*tls.Config){
 			func(c *tls.Config) {
@@ -156,7 +166,8 @@ func (o *operator) makeManager() error {
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), certmanagerv1.AddToScheme(scheme))
+	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), certmanagerv1.AddToScheme(scheme),
+		apiextensionsv1.AddToScheme(scheme))
 }
 
 // makeDataPath makes what every replica runs to serve its proxies.
@@ -167,7 +178,7 @@ func (o *operator) makeDataPath() error {
 	var err error
 	o.xds, err = xds.NewServer(xds.Config{
 		Authenticator: identity.NewAuthenticator(keys, reviewer, pods{&o.world}, time.Now),
-		Certificates:  signer{o.materials.Signer, o.panics},
+		Certificates:  signer{o.materials.Signer, o.panics, o.signed},
 		MinMinor:      minMinor,
 		MaxMinor:      maxMinor,
 		Credentials: credentials.NewTLS(&tls.Config{
@@ -181,9 +192,7 @@ func (o *operator) makeDataPath() error {
 	if err != nil {
 		return fmt.Errorf("make the xDS server: %w", err)
 	}
-	o.publisher = compile.NewPublisher(func(view resource.View, changed []resource.ScopedRef) {
-		_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.Publish(view, changed) }) // it is told
-	}, o.cannotCompile)
+	o.publisher = compile.NewPublisher(o.send, o.cannotCompile)
 	newBuilder := o.NewBuilder
 	if newBuilder == nil {
 		newBuilder = func(c model.Config) ingest.Builder { return model.NewBuilder(c) }
@@ -191,7 +200,8 @@ func (o *operator) makeDataPath() error {
 	o.ingest = ingest.New(ingest.Options{
 		Cache: o.manager.GetCache(), NewBuilder: func() ingest.Builder { return newBuilder(o.model) }, Publish: o.publish,
 		Panics: o.panics, Barred: o.barred, Root: client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.RootName},
-		Log: logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
+		Log:       logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
+		Standards: &ingest.Standards{Reader: o.manager.GetAPIReader(), Client: o.dynamic, Unreadable: o.unreadable, TrafficSplits: o.splitsChanged.Fire},
 	})
 	watch := &identity.Watch{Client: o.client, Namespace: o.Namespace, Materials: o.materials, Panics: o.panics}
 	return errors.Join(o.manager.Add(o.ingest), o.manager.Add(watch), o.manager.Add(everyReplica(keys.Run)),

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,14 @@ const (
 // QuietDefault of Options.PlaintextQuiet.
 const QuietDefault = 10 * time.Minute
 
+// ExcludedDefault names the namespaces of Options.Excluded, as ParseExcluded reads them.
+const ExcludedDefault = "cert-manager"
+
+// ParseExcluded reads the value of the operator's flag -excluded-namespaces.
+func ParseExcluded(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // leaseName is the name of the leader's Lease.
 const leaseName = "tulle"
 
@@ -48,6 +57,8 @@ type Options struct {
 	EnvoyImage string
 	// Addresses to listen at, as host:port. The host may be empty.
 	XDSAddress, WebhookAddress, MetricsAddress, HealthAddress string
+	// PprofAddress serves net/http/pprof, for whoever looks for what costs; empty serves it nowhere.
+	PprofAddress string
 	// PeersAddress is where other replicas ask for this one's proxies. They have the same port at their pods' addresses.
 	PeersAddress string
 	// ConnectionAge is after how long, give or take a tenth, a proxy is sent off to connect again, so that replicas have equal shares;

@@ -173,7 +173,8 @@ func (f followReplicas) Start(ctx context.Context) error {
 	f.Log.Info("this replica leads")
 	f.leading.Store(true)
 	defer f.leading.Store(false)
-	notify() // also when there are none
+	defer f.gauges.Set(nil) // the next leader has them
+	notify()                // also when there are none
 	go f.collector.Run(ctx)
 	for {
 		select {

@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/contain"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
 // everyReplica is a part that does not wait for this replica to lead.
@@ -34,6 +35,13 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 	o.peers.Changed()
 	for _, uid := range gone(before, snapshot) {
 		o.xds.Disconnect(uid)
+	}
+}
+
+// send takes a view to the proxies. When that panics, some may not have been told of what changed: they are with the next one.
+func (o *operator) send(view resource.View, changed []resource.ScopedRef) {
+	if o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.Publish(view, changed) }) != nil {
+		o.publisher.Owe(changed)
 	}
 }
 

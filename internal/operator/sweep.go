@@ -8,7 +8,7 @@ import (
 // sweepPeriod is how often what was compiled and nobody watches any more is forgotten.
 const sweepPeriod = time.Minute
 
-// sweep forgets what was compiled and nobody watches any more, until ctx ends.
+// sweep forgets what was compiled and nobody watches any more, and publishes what did not reach everybody, until ctx ends.
 func (o *operator) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepPeriod)
 	defer tick.Stop()
@@ -18,6 +18,7 @@ func (o *operator) sweep(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			o.publisher.Sweep(o.xds.Watched)
+			o.publisher.Again()
 		}
 	}
 }

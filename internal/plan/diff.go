@@ -60,8 +60,49 @@ func hunk(out *strings.Builder, part []edit) {
 	}
 }
 
-// edits is the shortest way from a to b, by their longest common subsequence. Configuration has at most thousands of lines.
+// maxCells bounds the memory for one difference to 64 MB: beyond it, everything between the first and the last line that differ is shown.
+const maxCells = 1 << 24
+
+// edits is a way from a to b: the shortest one, unless that takes too much memory to find.
 func edits(a, b []string) []edit {
+	var all []edit
+	head := 0
+	for head < len(a) && head < len(b) && a[head] == b[head] {
+		all = append(all, edit{' ', a[head], head, head})
+		head++
+	}
+	tail := 0
+	for tail < len(a)-head && tail < len(b)-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
+		tail++
+	}
+	x, y := a[head:len(a)-tail], b[head:len(b)-tail]
+	between := commonEdits
+	if (len(x)+1)*(len(y)+1) > maxCells {
+		between = allEdits
+	}
+	for _, e := range between(x, y) {
+		all = append(all, edit{e.sign, e.line, e.a + head, e.b + head})
+	}
+	for i := tail; i > 0; i-- {
+		all = append(all, edit{' ', a[len(a)-i], len(a) - i, len(b) - i})
+	}
+	return all
+}
+
+// allEdits takes everything away and adds everything.
+func allEdits(a, b []string) []edit {
+	all := make([]edit, 0, len(a)+len(b))
+	for i, line := range a {
+		all = append(all, edit{'-', line, i, 0})
+	}
+	for i, line := range b {
+		all = append(all, edit{'+', line, len(a), i})
+	}
+	return all
+}
+
+// commonEdits is the shortest way, by the longest common subsequence.
+func commonEdits(a, b []string) []edit {
 	longest := make([][]int32, len(a)+1)
 	for i := range longest {
 		longest[i] = make([]int32, len(b)+1)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -23,5 +24,24 @@ func TestUnified(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestDifferenceOfLongTexts: the memory that a difference takes does not grow with the square of a Service's endpoints.
+func TestDifferenceOfLongTexts(t *testing.T) {
+	lines := func(mark string) []string {
+		list := make([]string, 50_000)
+		for i := range list {
+			list[i] = fmt.Sprint("line ", i)
+		}
+		list[10_000], list[40_000] = mark, mark
+		return list
+	}
+	got := unified(lines("before"), lines("after"))
+	if n := strings.Count(got, "\n"); n != 1+2*30_001+2*context {
+		t.Errorf("%d lines, want all between the first and the last that differ, with %d around them", n, context)
+	}
+	if !strings.HasPrefix(got, "@@ -9998,30007 +9998,30007 @@\n line 9997\n") || !strings.HasSuffix(got, " line 40003\n") {
+		t.Errorf("it begins with %q and ends with %q", got[:60], got[len(got)-40:])
 	}
 }

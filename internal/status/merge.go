@@ -50,7 +50,9 @@ func transition(before, after *metav1.Condition) (Event, bool) {
 	case metav1.ConditionFalse:
 		e.Type = corev1.EventTypeWarning
 		same := before != nil && before.Status == metav1.ConditionFalse && before.Reason == after.Reason
-		return e, !same && !ready // Ready repeats what another condition says
+		// Ready repeats what another condition says, and to have no monitors is a choice.
+		chosen := after.Reason == ReasonNever || after.Reason == ReasonMonitoringCRDsMissing || after.Reason == ReasonNotEnrolled
+		return e, !same && !ready && !chosen
 	}
 	return e, false
 }

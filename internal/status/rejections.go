@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
@@ -33,23 +34,22 @@ func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
 	}
 	for i := range proxies {
 		for _, r := range proxies[i].Rejections {
-			caused := false
-			seen := map[MeshKey]bool{}
+			fields := map[MeshKey][]string{}
 			for _, o := range r.Origins {
 				key, field := MeshKey{o.Namespace, o.Name}, o.Field
-				switch {
-				case o.Kind == "TrafficSplit": // all Meshes of its namespace are told
+				switch o.Kind {
+				case "Mesh":
+				case "TrafficSplit": // all Meshes of its namespace are told
 					key.Name, field = "", "TrafficSplit "+o.Name
-				case o.Kind != "Mesh":
+				default:
 					continue
 				}
-				if seen[key] {
-					continue
-				}
-				seen[key], caused = true, true
-				count(key, Rejection{Field: field, Resource: r.Ref.String(), Message: r.Message})
+				fields[key] = append(fields[key], field)
 			}
-			if !caused {
+			for key, of := range fields {
+				count(key, Rejection{Field: cause(of), Resource: r.Ref.String(), Message: r.Message})
+			}
+			if len(fields) == 0 {
 				count(MeshKey{Namespace: proxies[i].Proxy.Namespace}, Rejection{Resource: r.Ref.String(), Message: r.Message})
 			}
 		}
@@ -65,6 +65,34 @@ func Rejections(proxies []xds.ProxyState) map[MeshKey][]Rejection {
 		})
 	}
 	return out
+}
+
+// cause narrows down which of the fields that a resource was made from made a proxy refuse it. What is part of another field is meant
+// rather than the other, such as a rule rather than its service. Of several, Envoy does not say which: it is the list that they are in.
+func cause(fields []string) string {
+	var parts []string
+	for _, f := range fields {
+		divided := slices.ContainsFunc(fields, func(o string) bool { return o != f && within(o, f) })
+		if !divided && !slices.Contains(parts, f) {
+			parts = append(parts, f)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	common := parts[0]
+	for _, p := range parts[1:] {
+		for !within(p, common) {
+			common = common[:max(0, strings.LastIndexAny(common, ".["))]
+		}
+	}
+	return common
+}
+
+// within says whether a field is another one or a part of it. The whole object has no name.
+func within(field, of string) bool {
+	rest, ok := strings.CutPrefix(field, of)
+	return ok && (of == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func rejected(rejections []Rejection) string {

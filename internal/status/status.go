@@ -68,6 +68,8 @@ type Input struct {
 	// Plaintext is what is known of who connects without mTLS. After a Quiet time without, Strict is safe.
 	Plaintext Observation
 	Quiet     time.Duration
+	// Monitoring is what came of the monitors; nothing is said of them when it is nil.
+	Monitoring *Monitoring
 	// Now is the time to judge by.
 	Now time.Time
 }
@@ -95,6 +97,13 @@ func Of(in Input) v1alpha1.MeshStatus {
 	all := append(slices.Clone(outcomes), encrypted)
 	if counts {
 		outcomes = all
+	}
+	if in.Monitoring != nil {
+		monitored, counts := in.monitored()
+		all = append(all, monitored)
+		if counts {
+			outcomes = append(slices.Clone(outcomes), monitored)
+		}
 	}
 	var conditions []metav1.Condition
 	for _, o := range append(all, outcome{Condition: in.ready(outcomes, pods)}) {

@@ -15,7 +15,7 @@ func Unknown(report model.MeshReport, err error) v1alpha1.MeshStatus {
 	s := v1alpha1.MeshStatus{ObservedGeneration: report.Generation}
 	for _, condition := range []string{
 		v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionIssued,
-		v1alpha1.ConditionInjected, v1alpha1.ConditionProgrammed, v1alpha1.ConditionReady,
+		v1alpha1.ConditionInjected, v1alpha1.ConditionProgrammed, v1alpha1.ConditionEncrypted, v1alpha1.ConditionReady,
 	} {
 		s.Conditions = append(s.Conditions, metav1.Condition{
 			Type: condition, Status: metav1.ConditionUnknown, Reason: ReasonInternalError,

@@ -21,9 +21,11 @@ const (
 type renewal struct {
 	next    time.Time
 	running bool
-	retry   time.Duration
-	failed  string
-	results chan signed
+	// hastened is for when a try is wanted that was called for while one was under way, which may be of before what called for it.
+	hastened time.Time
+	retry    time.Duration
+	failed   string
+	results  chan signed
 	// panicked is told of a panic of whoever signs.
 	panicked func(*slog.Logger, any)
 }
@@ -39,7 +41,11 @@ func (r *renewal) due(now time.Time) bool { return !r.running && !now.Before(r.n
 
 // hasten plans the next try for a time, unless it comes before (zero: leaves it).
 func (r *renewal) hasten(by time.Time) {
-	if !by.IsZero() && by.Before(r.next) {
+	switch {
+	case by.IsZero():
+	case r.running:
+		r.hastened = earliest(r.hastened, by)
+	case by.Before(r.next):
 		r.next = by
 	}
 }
@@ -79,7 +85,8 @@ func (r *renewal) done(s signed, now time.Time) *resource.Resource {
 		return nil
 	}
 	r.failed, r.retry = "", 0
-	r.next = s.renewAt
+	r.next = earliest(s.renewAt, r.hastened)
+	r.hastened = time.Time{}
 	if earliest := now.Add(minRetry); r.next.Before(earliest) {
 		r.next = earliest
 	}

@@ -401,6 +401,14 @@ func TestRejectionsAreSlowedDown(t *testing.T) {
 	if want := now.Add(10 * time.Second); !s.penalty.Equal(want) || s.next() != want {
 		t.Errorf("slowed down until %s, and the loop sleeps until %s; want %s", s.penalty, s.next(), want)
 	}
+	// What is due meanwhile, and asks that are held together, wake nobody before.
+	s.flushAt, s.hold = now.Add(-time.Second), now.Add(5*time.Millisecond)
+	if err := s.step(t.Context(), now.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if want := now.Add(10 * time.Second); s.next() != want {
+		t.Errorf("the loop sleeps until %s, want %s", s.next(), want)
+	}
 	if n := testutil.ToFloat64(h.metrics.limited.WithLabelValues("rejections")); n != 640 {
 		t.Errorf("%v counted, want 640", n)
 	}

@@ -17,6 +17,7 @@ type metrics struct {
 	bytes, panics          prometheus.Counter
 	logMessages            prometheus.Counter
 	resolve, propagation   prometheus.Histogram
+	acknowledgement        prometheus.Histogram
 }
 
 // newMetrics registers a server's metrics; nil registers them nowhere.
@@ -44,17 +45,18 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		limitedProxies: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "tulle", Subsystem: "xds", Name: "limited_proxies", Help: "Connected proxies that have reached a limit since they connected.",
 		}, []string{"limit", "namespace", "pod"}),
-		bytes:       prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
-		panics:      prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
-		logMessages: prometheus.NewCounter(counter("plaintext_messages_total", "Messages in which proxies reported connections without mTLS.")),
-		resolve:     histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
-		propagation: histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
+		bytes:           prometheus.NewCounter(counter("push_bytes_total", "Size of all responses sent, in bytes.")),
+		panics:          prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
+		logMessages:     prometheus.NewCounter(counter("plaintext_messages_total", "Messages in which proxies reported connections without mTLS.")),
+		resolve:         histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
+		propagation:     histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
+		acknowledgement: histogram("acknowledgement_seconds", "Time from a change being published to a proxy having acknowledged, or refused, all that it needs for it."),
 	}
 	if registry == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.limited, m.limitedProxies, m.bytes, m.panics, m.resolve, m.propagation} {
+	for _, c := range []prometheus.Collector{m.streams, m.asked, m.pushed, m.pushes, m.nacks, m.ended, m.limited, m.limitedProxies, m.bytes, m.panics, m.resolve, m.propagation, m.acknowledgement} {
 		errs = append(errs, registry.Register(c))
 	}
 	errs = append(errs, registry.Register(m.logMessages))

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -229,15 +227,12 @@ type accessLog struct {
 type logStream = grpc.ClientStreamingServer[alsv3.StreamAccessLogsMessage, alsv3.StreamAccessLogsResponse]
 
 // StreamAccessLogs takes a worker's reports until its token expires. Who reports is known by the token; a proxy can only speak of itself.
-func (a accessLog) StreamAccessLogs(g logStream) (err error) {
+func (a accessLog) StreamAccessLogs(g logStream) error {
+	return a.server.contain(a.server.config.Log, func() error { return a.serve(g) })
+}
+
+func (a accessLog) serve(g logStream) error {
 	s := a.server
-	defer func() {
-		if p := recover(); p != nil {
-			s.metrics.panics.Inc()
-			s.config.Log.Error("panic in log stream", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = status.Error(codes.Internal, "internal error of the control plane, see its log")
-		}
-	}()
 	if !s.serving() {
 		return status.Error(codes.Unavailable, "this replica of the control plane serves no streams now")
 	}
@@ -253,7 +248,9 @@ func (a accessLog) StreamAccessLogs(g logStream) (err error) {
 	ctx, cancel := context.WithCancel(g.Context())
 	defer cancel()
 	received := make(chan error, 1)
-	go func() { received <- a.receive(ctx, g, proxy.UID) }()
+	go func() {
+		received <- s.contain(s.config.Log, func() error { return a.receive(ctx, g, proxy.UID) })
+	}()
 	var expired <-chan time.Time
 	if !expires.IsZero() {
 		timer := time.NewTimer(time.Until(expires))
@@ -274,13 +271,7 @@ func (a accessLog) StreamAccessLogs(g logStream) (err error) {
 }
 
 // receive reads at most one message in logPace; the rest waits at the proxy.
-func (a accessLog) receive(ctx context.Context, g logStream, uid string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.server.metrics.panics.Inc()
-			err = status.Errorf(codes.Internal, "panic: %v", p)
-		}
-	}()
+func (a accessLog) receive(ctx context.Context, g logStream, uid string) error {
 	pace := time.NewTicker(logPace)
 	defer pace.Stop()
 	for {

@@ -542,6 +542,22 @@ func TestCertificateRetries(t *testing.T) {
 	}
 }
 
+// TestReissueWhileSigning: what is being signed may be of before what the reissue is for, such as another root.
+func TestReissueWhileSigning(t *testing.T) {
+	now := time.Unix(0, 0)
+	r := renewal{running: true}
+	by := now.Add(time.Minute)
+	r.hasten(by)
+	r.done(signed{secret: testResource(workload, "1"), renewAt: now.Add(time.Hour)}, now)
+	if r.next != by {
+		t.Errorf("renewal at %s, want %s", r.next, by)
+	}
+	r.done(signed{secret: testResource(workload, "2"), renewAt: now.Add(time.Hour)}, by)
+	if r.next != now.Add(time.Hour) {
+		t.Errorf("the renewal after that at %s, want %s", r.next, now.Add(time.Hour))
+	}
+}
+
 func TestRejectionsNameTheirObject(t *testing.T) {
 	r := start(t, nil)
 	r.publish(newTestView(), "bundle proxy 1 needs=cluster:a", "cluster a 1 from=Mesh/shop/shop")

@@ -60,6 +60,8 @@ type stream struct {
 	answered time.Time
 	// changedAt is when the oldest change was published of which nothing has been sent yet.
 	changedAt time.Time
+	// sentSince is when the oldest change was published that was sent and has not been acknowledged yet.
+	sentSince time.Time
 	// hold delays sending until then, to answer asks together.
 	hold    time.Time
 	flushAt time.Time
@@ -338,12 +340,13 @@ func (t *stream) next() time.Time {
 			next = at
 		}
 	}
-	if t.sending.IsZero() {
-		earlier(t.hold)
-		earlier(t.penalty)
-		earlier(t.flushAt)
-	} else {
+	switch {
+	case !t.sending.IsZero():
 		earlier(t.sending.Add(t.server.config.SendTimeout))
+	case !t.hold.IsZero() || !t.penalty.IsZero():
+		earlier(t.resumes()) // and nothing is flushed before, however long it has been due
+	default:
+		earlier(t.flushAt)
 	}
 	if since := t.session.unacknowledgedSince(); !since.IsZero() {
 		earlier(since.Add(t.server.config.AckTimeout))
@@ -352,6 +355,14 @@ func (t *stream) next() time.Time {
 		earlier(t.renewal.next)
 	}
 	return next
+}
+
+// resumes is when something may be sent again; zero, or a time that has passed: now.
+func (t *stream) resumes() time.Time {
+	if t.hold.After(t.penalty) {
+		return t.hold
+	}
+	return t.penalty
 }
 
 // step does all that is due.
@@ -372,7 +383,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 		}
 		return nil
 	}
-	if now.Before(t.penalty) || now.Before(t.hold) {
+	if now.Before(t.resumes()) {
 		return nil
 	}
 	t.penalty = time.Time{}
@@ -516,6 +527,9 @@ func (t *stream) measure(batch []*response, now time.Time) {
 	m := t.server.metrics
 	if !t.changedAt.IsZero() {
 		m.propagation.Observe(now.Sub(t.changedAt).Seconds())
+		if t.sentSince.IsZero() {
+			t.sentSince = t.changedAt
+		}
 		t.changedAt = time.Time{}
 	}
 	for _, r := range batch {
@@ -545,6 +559,10 @@ func (t *stream) report() {
 	}
 	if now.idle {
 		t.changedAt = time.Time{}
+		if !t.sentSince.IsZero() {
+			t.server.metrics.acknowledgement.Observe(time.Since(t.sentSince).Seconds())
+			t.sentSince = time.Time{}
+		}
 	}
 	if t.busy || !reflect.DeepEqual(now, t.reported) {
 		t.reported = now

@@ -31,8 +31,8 @@ const (
 )
 
 // TestEncrypted is the way to Strict, and what holds there when certificates fail: who needs plaintext is named under Permissive, when nobody
-// does Strict is called safe; an issuer that is deleted, and certificates that are withheld until they expire, flip the condition within a
-// minute, and nothing becomes readable on the wire.
+// does Strict is called safe; SDS that is cut off, an issuer that is deleted, and certificates that are withheld until they expire, flip the
+// condition within a minute, and nothing becomes readable on the wire.
 //
 // It changes the operator and the root Mesh, so no other test runs meanwhile.
 func TestEncrypted(t *testing.T) {
@@ -72,14 +72,30 @@ func TestEncrypted(t *testing.T) {
 	watch = inside.capture(append(inside.pods("reviews"), inside.pods("loadgen")...), sealed, text)
 	load := func() report { return inside.load("-rate=50", "-for=2s", "-tester="+sealed, "-tester-every=1") }
 
+	took := inside.breakSDS(load)
+	t.Logf("a proxy is cut off from SDS: Encrypted is Unknown after %s", took)
+
 	inside.kubectl("-n", operatorNamespace, "delete", "issuer", issuer)
-	took := inside.becomes(metav1.ConditionFalse, "IssuanceStalled", issuer+" does not exist")
+	took = inside.becomes(metav1.ConditionFalse, "IssuanceStalled", issuer+" does not exist")
 	t.Logf("the issuer is deleted: Encrypted is False after %s", took)
 	load().wantNoFailure(t) // what was issued serves on
 
 	took = inside.withhold(t, root, load)
 	t.Logf("certificates are withheld: Encrypted is False after %s, of which they were valid for %s", took, shortLife)
 	watch.end().wantSealed(t, 100*500)
+}
+
+// breakSDS cuts the proxy of reviews off from every replica, so that no secret reaches it and it acknowledges none, and returns how long after that the
+// condition says so. What it has serves on.
+func (c *cluster) breakSDS(load func() report) (took time.Duration) {
+	reviews := c.pods("reviews")[0]
+	addresses := strings.Fields(c.kubectl("-n", operatorNamespace, "get", "service", "tulle-control-plane", "-o", "jsonpath={.spec.clusterIPs[*]}"))
+	c.cutAll(reviews, addresses, func() {
+		took = c.becomes(metav1.ConditionUnknown, "NotConnected", reviews.Name)
+		load().wantNoFailure(c.t)
+	})
+	c.becomes(metav1.ConditionTrue, "Encrypted", "nothing but mTLS, with valid certificates")
+	return took
 }
 
 // shortLife is how long the certificates are valid of the pods that start while nothing can be issued any more.

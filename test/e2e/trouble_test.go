@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -81,10 +82,24 @@ func (c *cluster) kill(pod corev1.Pod) {
 	c.wait("jsonpath={.status.phase}=Succeeded", "pod/"+c.makeTrouble(pod.Spec.NodeName, "kill", "-container="+id))
 }
 
-// cut drops all packets between a pod and an address while work is done.
+// cutAll is cut for several addresses.
+func (c *cluster) cutAll(pod corev1.Pod, addresses []string, work func()) {
+	c.t.Helper()
+	if len(addresses) == 0 {
+		work()
+		return
+	}
+	c.cut(pod, addresses[0], func() { c.cutAll(pod, addresses[1:], work) })
+}
+
+// cut drops all packets between a pod, by its own address of the same family, and an address while work is done.
 func (c *cluster) cut(pod corev1.Pod, address string, work func()) {
 	c.t.Helper()
-	trouble := c.makeTrouble(pod.Spec.NodeName, "cut", "-between="+pod.Status.PodIP, "-and="+address)
+	own := slices.IndexFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return strings.Contains(ip.IP, ":") == strings.Contains(address, ":") })
+	if own < 0 {
+		c.t.Fatalf("pod %s has no address of the family of %s: %v", pod.Name, address, pod.Status.PodIPs)
+	}
+	trouble := c.makeTrouble(pod.Spec.NodeName, "cut", "-between="+pod.Status.PodIPs[own].IP, "-and="+address)
 	c.eventually("the cut", func() bool {
 		log, err := c.try(nil, "logs", trouble)
 		return err == nil && strings.Contains(log, "cut")

@@ -91,9 +91,9 @@ type Response struct {
 func (c *Client) Call(ctx context.Context, p Protocol, r Request) (*Response, error) {
 	switch p {
 	case HTTP1:
-		return c.callHTTP(ctx, c.http1, r)
+		return c.callHTTP(ctx, own(c.http1), r)
 	case HTTP2:
-		return c.callHTTP(ctx, c.http2, r)
+		return c.callHTTP(ctx, own(c.http2), r)
 	case GRPC, GRPCStream:
 		return c.callGRPC(ctx, p, r)
 	case WebSocket:
@@ -102,6 +102,15 @@ func (c *Client) Call(ctx context.Context, p Protocol, r Request) (*Response, er
 		return c.callTCP(ctx, p, r)
 	}
 	return nil, fmt.Errorf("unknown protocol %q", p)
+}
+
+// own returns a transport for one call. Those without keep-alive have one of their own: a shared one gives two calls at the same time the same HTTP/2
+// connection, and closes it after the first.
+func own(transport *http.Transport) *http.Transport {
+	if transport.DisableKeepAlives {
+		return transport.Clone()
+	}
+	return transport
 }
 
 func (c *Client) callHTTP(ctx context.Context, transport *http.Transport, r Request) (*Response, error) {

@@ -7,9 +7,11 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 )
 
 // service is gRPC's own test service: an Answer as the payload of each response.
@@ -26,6 +28,9 @@ func (s *Server) newGRPC() *grpc.Server {
 
 func (s *service) UnaryCall(ctx context.Context, r *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
 	s.server.count(GRPC)
+	if wanted := r.GetResponseStatus(); wanted.GetCode() != 0 {
+		return nil, status.Error(codes.Code(wanted.GetCode()), wanted.GetMessage()) //nolint:gosec // a test may ask for any
+	}
 	payload, err := s.payload(ctx, GRPC, r.GetPayload())
 	if err != nil {
 		return nil, err

@@ -65,6 +65,11 @@ func (a *authority) bundle() []byte { return encode("CERTIFICATE", a.cert.Raw) }
 
 // issue signs a certificate for a SPIFFE ID, a DNS name, or both.
 func (a *authority) issue(spiffeID, dnsName string) (tls.Certificate, error) {
+	return a.issueNamed("", spiffeID, dnsName)
+}
+
+// issueNamed is issue with a common name in the subject.
+func (a *authority) issueNamed(commonName, spiffeID, dnsName string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -74,8 +79,8 @@ func (a *authority) issue(spiffeID, dnsName string) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial,
-		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: commonName},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -115,7 +120,7 @@ func (a *authority) Certificate(_ context.Context, p *resource.Proxy) (*resource
 	if !ok {
 		identity = spiffeID(p.Namespace, p.ServiceAccount)
 	}
-	cert, err := a.issue(identity, "")
+	cert, err := a.issueNamed(p.Workload(), identity, "")
 	if err != nil {
 		return nil, time.Time{}, err
 	}

@@ -17,6 +17,9 @@ import (
 // onDemandTimeout is how long a proxy waits for the control plane's word on an address.
 const onDemandTimeout = 5 * time.Second
 
+// clockSlack is by how much an Envoy's timer may be early by the test's clock: it begins with the event loop's turn, which takes its time once.
+const clockSlack = 50 * time.Millisecond
+
 // outcome is what came of a call, and when.
 type outcome struct {
 	envoy.Call
@@ -88,10 +91,10 @@ func TestControlPlaneStoppedAndRestarted(t *testing.T) {
 			if reason := notRefused(o.Protocol, o.response, o.err); reason != "" {
 				t.Errorf("%s to a new address without a control plane: %s", o.Protocol, reason)
 			}
-			if detail, has := refusal(o); has && (!strings.Contains(detail, o.Address) || !strings.Contains(detail, "control plane")) {
+			if detail, has := refusal(o); has && (!strings.Contains(detail, o.Address) || !strings.Contains(detail, "from the control plane in time")) {
 				t.Errorf("%s to a new address without a control plane: %q does not say what is missing, and from where", o.Protocol, detail)
 			}
-			if o.took < onDemandTimeout || o.took > onDemandTimeout+2*time.Second {
+			if o.took < onDemandTimeout-clockSlack || o.took > onDemandTimeout+2*time.Second {
 				t.Errorf("%s to a new address without a control plane took %s, want the on-demand timeout, %s", o.Protocol, o.took, onDemandTimeout)
 			}
 		}

@@ -3,7 +3,6 @@ package envoy_test
 import (
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -53,17 +52,12 @@ func TestSecondLoopEnds(t *testing.T) {
 // breaks the promise that a loop comes after its rules.
 type forgotten struct {
 	cluster, virtualHost string
-
-	mu         sync.Mutex
-	remembered bool
-	changed    map[resource.ScopedRef]struct{}
+	turning
 }
 
 // wrap is an envoy.ViewWrapper.
 func (f *forgotten) wrap(v resource.View) resource.View {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.remembered {
+	if f.hasTurned() {
 		return v
 	}
 	return &changedView{v, f.change}
@@ -83,23 +77,5 @@ func (f *forgotten) change(r *resource.Resource, ref resource.ScopedRef) *resour
 	return r
 }
 
-func (f *forgotten) note(ref resource.ScopedRef) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.changed == nil {
-		f.changed = map[resource.ScopedRef]struct{}{}
-	}
-	f.changed[ref] = struct{}{}
-}
-
 // remember ends it, and returns what will differ.
-func (f *forgotten) remember() []resource.ScopedRef {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.remembered = true
-	var refs []resource.ScopedRef
-	for ref := range f.changed {
-		refs = append(refs, ref)
-	}
-	return refs
-}
+func (f *forgotten) remember() []resource.ScopedRef { return f.turn() }

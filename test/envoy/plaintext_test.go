@@ -6,11 +6,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -255,25 +253,17 @@ spec:
 }
 
 // brokenSecrets makes the secret "peers" one that Envoy can't use, from the moment it is broken.
-type brokenSecrets struct {
-	mu     sync.Mutex
-	broken bool
-	asked  map[resource.ScopedRef]struct{}
-}
+type brokenSecrets struct{ turning }
 
 // wrap is an envoy.ViewWrapper. A view is immutable: it is broken, or is not, for good.
 func (b *brokenSecrets) wrap(t *testing.T) envoy.ViewWrapper {
 	return func(v resource.View) resource.View {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		broken := b.broken
+		broken := b.hasTurned()
 		return &changedView{v, func(r *resource.Resource, ref resource.ScopedRef) *resource.Resource {
 			if r.Type != resource.Secret || r.Name != "peers" {
 				return r
 			}
-			b.mu.Lock()
-			b.asked[ref] = struct{}{}
-			b.mu.Unlock()
+			b.note(ref)
 			if !broken {
 				return r
 			}
@@ -292,17 +282,12 @@ func (b *brokenSecrets) wrap(t *testing.T) envoy.ViewWrapper {
 }
 
 // breakNow returns what has to be published again.
-func (b *brokenSecrets) breakNow() []resource.ScopedRef {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.broken = true
-	return slices.Collect(maps.Keys(b.asked))
-}
+func (b *brokenSecrets) breakNow() []resource.ScopedRef { return b.turn() }
 
 // SDS that is broken under Strict is told of, and opens nothing: what worked goes on by mTLS, plaintext stays out.
 func TestBrokenSecretsOpenNothing(t *testing.T) {
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
-		b := &brokenSecrets{asked: map[resource.ScopedRef]struct{}{}}
+		b := &brokenSecrets{}
 		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v), envoy.WithView(b.wrap(t)))
 		client, server := w.Pod("client"), w.Pod("reviews-v1")
 		load := client.StartLoad(2, envoy.Call{Protocol: echo.HTTP1, Request: echo.Request{Address: "10.96.0.5:80"}})

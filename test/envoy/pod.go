@@ -87,7 +87,7 @@ func (p *Pod) startProxy() error {
 		name: p.name(), node: p.w.fabric.NS, address: p.addresses[0], dir: dir, binary: binary(p.w.t, p.w.options.version),
 		token: fakeauth.Token(p.ref.namespace, p.ref.name), caBundle: p.w.serverCA.bundle(),
 		xdsHost: host.String(), xdsPort: controlPlanePort, xdsName: controlPlaneName,
-		moreStats: p.w.options.moreStats,
+		moreStats: p.w.options.moreStats, eviction: p.w.options.statsEviction,
 	})
 	return err
 }

@@ -61,6 +61,7 @@ type proxyOptions struct {
 	xdsPort   uint32
 	xdsName   string // DNS name in the control plane's certificate
 	moreStats []string
+	eviction  time.Duration
 }
 
 // startProxy redirects the pod's traffic and starts Envoy as the kubelet would: as its own user, with the product's
@@ -86,7 +87,7 @@ func startProxy(ns *netns.NS, o proxyOptions) (*proxy, error) {
 	config, err := bootstrap.JSON(bootstrap.Options{
 		NodeID: o.name, NodeCluster: strings.Split(o.name, "/")[0],
 		ControlPlaneHost: o.xdsHost, ControlPlanePort: o.xdsPort,
-		CredentialsDir: credentials, AdminSocket: socket, MoreStats: o.moreStats,
+		CredentialsDir: credentials, AdminSocket: socket, MoreStats: o.moreStats, StatsEviction: o.eviction,
 	})
 	if err != nil {
 		return nil, err

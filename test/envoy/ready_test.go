@@ -20,7 +20,7 @@ func TestReadyMeansConfigured(t *testing.T) {
 	const late = time.Minute
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
 		t.Parallel()
-		inbound := &withheld{shown: true, is: func(r resource.Ref) bool { return r == resource.Ref{Type: resource.Listener, Name: "inbound"} }}
+		inbound := &withheld{turning: turning{turned: true}, is: func(r resource.Ref) bool { return r == resource.Ref{Type: resource.Listener, Name: "inbound"} }}
 		w := envoy.Start(t, "testdata/basic.yaml", envoy.On(v), envoy.WithView(inbound.wrap))
 		w.Delete("Pod", "shop/reviews-v2")
 		pods := []*envoy.Pod{w.Pod("client"), w.Pod("reviews-v1")}

@@ -90,6 +90,43 @@ func TestScanHurtsOnlyTheScanner(t *testing.T) {
 	})
 }
 
+// A request to a destination beyond the limit is told so at once. The proxy does not ask again, so that a later one is told when the time is up.
+func TestRefusedDestinationIsExplained(t *testing.T) {
+	t.Parallel()
+	const (
+		refused = "the control plane gives this proxy no configuration for http|10.96.0.6:80: it asks for more destinations than it may"
+		late    = "no configuration for http|10.96.0.6:80 came from the control plane in time, or it refused one before"
+	)
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		t.Parallel()
+		w := envoy.Start(t, "testdata/scan.yaml", envoy.On(v), envoy.WithLimits(func(c *xds.Config) { c.MaxAsked, c.MaxOthers = 1, 1 }))
+		client := w.Pod("bystander")
+		client.MustCall(echo.HTTP1, echo.Request{Address: "10.96.0.5:80"})
+		// The first answer reaches the threads of an Envoy one after the other: a second request may still get it.
+		for first, waited := true, false; !waited; first = false {
+			began := time.Now()
+			response, err := client.Call(echo.HTTP1, echo.Request{Address: "10.96.0.6:80"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			took, want := time.Since(began), refused
+			if waited = took >= onDemandTimeout-clockSlack; waited {
+				want = late
+			}
+			if response.Status != http.StatusServiceUnavailable || !strings.HasPrefix(response.Text, want) {
+				t.Fatalf("after %s got %d %q, want 503 %q", took, response.Status, response.Text, want)
+			}
+			if first && waited || took > onDemandTimeout+2*time.Second {
+				t.Errorf("the first: %t, and it took %s", first, took)
+			}
+		}
+		client.MustCall(echo.HTTP1, echo.Request{Address: "10.96.0.5:80"})
+		if got := w.Pod("reviews").Count(); got != 2 {
+			t.Errorf("the backend got %d requests, want 2", got)
+		}
+	})
+}
+
 func scan(t *testing.T, w *envoy.World, count, existing int) {
 	const maxAsked, maxOthers = 2000, 1000 // the defaults
 	w.Apply(scannedServices(existing))

@@ -1,6 +1,8 @@
 package envoy_test
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 
@@ -29,50 +31,65 @@ type withheld struct {
 	// is says which ones.
 	is func(resource.Ref) bool
 
-	mu    sync.Mutex
-	shown bool
-	asked map[resource.ScopedRef]struct{}
+	turning
+}
+
+// turning is what turns a view into another at some moment, and notes the resources that this concerns.
+type turning struct {
+	mu     sync.Mutex
+	turned bool
+	noted  map[resource.ScopedRef]struct{}
+}
+
+// hasTurned says whether views are the other ones by now. A view is immutable: it asks once.
+func (t *turning) hasTurned() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.turned
+}
+
+func (t *turning) note(ref resource.ScopedRef) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.noted == nil {
+		t.noted = map[resource.ScopedRef]struct{}{}
+	}
+	t.noted[ref] = struct{}{}
+}
+
+// turn returns what will differ in the next view: what has to be published again.
+func (t *turning) turn() []resource.ScopedRef {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turned = true
+	return slices.Collect(maps.Keys(t.noted))
+}
+
+func (t *turning) turnBack() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turned = false
 }
 
 // wrap is an envoy.ViewWrapper. A view is immutable: it hides, or does not, for good.
 func (h *withheld) wrap(v resource.View) resource.View {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.shown {
+	if h.hasTurned() {
 		return v
 	}
 	return &changedView{v, func(r *resource.Resource, ref resource.ScopedRef) *resource.Resource {
 		if !h.is(ref.Ref) {
 			return r
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.asked == nil {
-			h.asked = map[resource.ScopedRef]struct{}{}
-		}
-		h.asked[ref] = struct{}{}
+		h.note(ref)
 		return nil
 	}}
 }
 
 // hide keeps them back from the next view on.
-func (h *withheld) hide() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.shown = false
-}
+func (h *withheld) hide() { h.turnBack() }
 
 // show ends that, and returns what was asked for in vain.
-func (h *withheld) show() []resource.ScopedRef {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.shown = true
-	var refs []resource.ScopedRef
-	for ref := range h.asked {
-		refs = append(refs, ref)
-	}
-	return refs
-}
+func (h *withheld) show() []resource.ScopedRef { return h.turn() }
 
 // breakCluster makes one cluster such that the rules of its protos allow it and Envoy itself refuses it: endpoints by EDS
 // for a cluster that is static.

@@ -50,6 +50,7 @@ type World struct {
 type options struct {
 	version             Version
 	moreStats           []string
+	statsEviction       time.Duration
 	view                ViewWrapper
 	certificateLifetime time.Duration
 	limits              func(*xds.Config)
@@ -66,6 +67,11 @@ func On(v Version) Option { return func(o *options) { o.version = v } }
 // MoreStats makes Envoys keep statistics with these prefixes besides those of the product.
 func MoreStats(prefixes ...string) Option {
 	return func(o *options) { o.moreStats = append(o.moreStats, prefixes...) }
+}
+
+// StatsEviction is how often Envoys look for idle series.
+func StatsEviction(interval time.Duration) Option {
+	return func(o *options) { o.statsEviction = interval }
 }
 
 // WithLimits changes how much, and for how long, the control plane lets proxies do what they do.

@@ -108,7 +108,7 @@ proxy:
   logLevel: Debug
   drainDuration: 1m30s
 mtls: {mode: Strict, ports: [{port: 8080, mode: Permissive}, {port: 9090, mode: Disabled}]}
-observability: {accessLog: {mode: All}}
+observability: {accessLog: {mode: All}, metrics: {serviceMonitor: Always, labels: {release: prometheus}, interval: 15s}}
 services:
 - name: reviews
   ports: [{port: 80, protocol: HTTP}, {port: 90, protocol: GRPC}, {port: 91, protocol: TCP}]
@@ -172,6 +172,10 @@ func testRefused(t *testing.T, c client.Client) {
 		"claims":             {`{proxy: {resources: {claims: [{name: gpu}]}}}`, "claims are not supported: the proxy uses no devices"},
 		"an amount":          {`{proxy: {resources: {requests: {cpu: lots}}}}`, "spec.proxy.resources.requests.cpu: Invalid value"},
 		"an access log mode": {`{observability: {accessLog: {mode: Some}}}`, `spec.observability.accessLog.mode: Unsupported value: "Some": supported values: "None", "Errors", "All"`},
+		"a monitor mode":     {`{observability: {metrics: {serviceMonitor: Sometimes}}}`, `spec.observability.metrics.serviceMonitor: Unsupported value: "Sometimes": supported values: "Auto", "Always", "Never"`},
+		"a label of Tulle's": {`{observability: {metrics: {labels: {app.kubernetes.io/managed-by: me}}}}`, "app.kubernetes.io/managed-by is how Tulle knows what it made"},
+		"labels too many":    {"observability: {metrics: {labels: {" + strings.Trim(repeat(17, func(i int) string { return fmt.Sprintf("l%d: x", i) }), "[]") + "}}}", "spec.observability.metrics.labels: Too many: 17: must have at most 16 items"},
+		"an interval":        {`{observability: {metrics: {interval: often}}}`, `spec.observability.metrics.interval: Invalid value: "often"`},
 		"a service's name":   {`{services: [{name: Reviews}]}`, `spec.services[0].name: Invalid value: "Reviews"`},
 		"two of one name":    {`{services: [{name: a}, {name: a}]}`, `spec.services[1]: Duplicate value: {"name":"a"}`},
 		"too many services":  {"services: " + repeat(513, func(i int) string { return fmt.Sprintf("{name: s%d}", i) }), "spec.services: Too many: 513: must have at most 512 items"},

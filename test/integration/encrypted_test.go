@@ -118,6 +118,9 @@ func testPlaintextPeers(t *testing.T, w *world) {
 	w.create(outsider)
 	outsider.Status.PodIP, outsider.Status.PodIPs = "10.77.9.9", []corev1.PodIP{{IP: "10.77.9.9"}}
 	w.run(outsider)
+	for _, name := range []string{ns, "open-bystander"} { // a webhook that is slow may miss the pods of a Mesh that is new
+		w.condition(name, name, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
+	}
 	server, _ := w.join(t, ns, "server")
 	w.join(t, "open-bystander", "server")
 
@@ -160,6 +163,7 @@ func testCertificatesFail(t *testing.T, w *world) {
 	const ns = "sealed"
 	w.namespace(ns)
 	w.create(mesh(ns, ns, v1alpha1.MeshSpec{MTLS: &v1alpha1.MTLSSpec{Mode: v1alpha1.MTLSStrict}}))
+	w.condition(ns, ns, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
 	w.join(t, ns, "one")
 	sealed := func(proxies string) {
 		t.Helper()

@@ -208,7 +208,7 @@ func testRejection(t *testing.T, w *world) {
 	address := "http|" + service.Spec.ClusterIP + ":80"
 	envoy.refuse("outbound/"+address, "weights are wrong")
 	envoy.ask(resource.Ref{Type: resource.Cluster, Name: address})
-	message := "spec.services[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
+	message := "spec.services[0].routes[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
 	w.condition("guilty", "guilty", v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "RejectedByProxy", message)
 	w.condition("guilty", "guilty", v1alpha1.ConditionReady, metav1.ConditionFalse, "RejectedByProxy", message)
 	w.condition("bystander", "bystander", v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "all proxies hold generation 1")

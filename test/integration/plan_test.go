@@ -191,6 +191,9 @@ func (p *planner) comesTrue(made *plan.Plan) {
 			if c := plan.Condition(m.After, v1alpha1.ConditionEncrypted); c.Reason == plan.ReasonNotKnown {
 				*c = *plan.Condition(&live.Status, v1alpha1.ConditionEncrypted) // a matter of observation
 			}
+			live.Status.Conditions = slices.DeleteFunc(live.Status.Conditions, func(c metav1.Condition) bool {
+				return c.Type == v1alpha1.ConditionMonitored // a plan says nothing of monitors
+			})
 			if diff := cmp.Diff(m.After, &live.Status); diff != "" {
 				return fmt.Errorf("-plan +live:\n%s", diff)
 			}

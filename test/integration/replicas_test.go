@@ -165,7 +165,7 @@ func testAllCount(_ *testing.T, s *shop) {
 func testRejectedThere(_ *testing.T, s *shop, address string) {
 	s.b.proxy.refuse("outbound/"+address, "weights are wrong")
 	s.b.proxy.ask(resource.Ref{Type: resource.Cluster, Name: address})
-	message := "spec.services[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
+	message := "spec.services[0].routes[0]: 1 proxy rejects vhost outbound/" + address + ": weights are wrong"
 	s.is(v1alpha1.ConditionProgrammed, metav1.ConditionFalse, "RejectedByProxy", message)
 	s.is(v1alpha1.ConditionReady, metav1.ConditionFalse, "RejectedByProxy", message)
 	// A proxy that was restarted, and rejects nothing.

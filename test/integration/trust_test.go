@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -97,7 +98,7 @@ func TestIssuers(t *testing.T) {
 	w := newWorld(t)
 	w.installCertManager()
 	root := mesh(system, v1alpha1.RootName, v1alpha1.MeshSpec{MeshWide: &v1alpha1.MeshWideSpec{Trust: &v1alpha1.TrustSpec{
-		IssuerRef: &v1alpha1.IssuerRef{Name: "corporate"},
+		IssuerRef: &v1alpha1.IssuerRef{Name: "corporate"}, CertificateDuration: new(v1alpha1.Duration("30s")),
 	}}})
 	w.create(root)
 	w.start(nil)
@@ -119,8 +120,13 @@ func TestIssuers(t *testing.T) {
 	issued("CannotSign", "Issuer tulle-system/shallow cannot sign workload certificates: x509: too many intermediates for path length constraint: "+
 		"choose one that signs CAs in spec.meshWide.trust.issuerRef of the root Mesh")
 
-	w.create(caSecret(t, "good", nil), caIssuer("good", "good"))
-	w.update(root, func() { root.Spec.MeshWide.Trust.IssuerRef.Name = "good" })
+	good := caSecret(t, "good", nil)
+	good.Namespace = "cert-manager" // where cert-manager looks for what a ClusterIssuer names
+	w.namespace(good.Namespace)
+	w.create(good, &certmanagerv1.ClusterIssuer{ObjectMeta: metav1.ObjectMeta{Name: "good"}, Spec: caIssuer("good", "good").Spec})
+	w.update(root, func() {
+		root.Spec.MeshWide.Trust.IssuerRef.Name, root.Spec.MeshWide.Trust.IssuerRef.Kind = "good", "ClusterIssuer"
+	})
 	w.eventually("the good issuer signs", func() error {
 		if err := w.get(root); err != nil {
 			return err
@@ -130,7 +136,7 @@ func TestIssuers(t *testing.T) {
 		}
 		return nil
 	})
-	issued("Issued", w.issuedBy("Issuer tulle-system/good"))
+	issued("Issued", w.issuedBy("ClusterIssuer good"))
 	w.condition(system, v1alpha1.RootName, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "the mesh is ready")
 	w.eventually("the mesh's own root is not made, or gone", func() error {
 		return w.gone(&certmanagerv1.Certificate{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.RootCertificate}})
@@ -145,17 +151,35 @@ func testIssuerBreaks(t *testing.T, w *world, root *v1alpha1.Mesh) {
 	w.create(mesh(ns, ns, v1alpha1.MeshSpec{}))
 	start := func(name string) *proxy { return served{namespace: ns}.start(t, w, name) }
 	before := start("before")
-	signs := w.issuedBy("Issuer tulle-system/good")
+	signs := w.issuedBy("ClusterIssuer good")
 	until := signs[strings.LastIndex(signs, " ")+1:]
 	w.update(root, func() { root.Spec.MeshWide.Trust.IssuerRef.Name = "gone" })
 	w.condition(ns, ns, v1alpha1.ConditionIssued, metav1.ConditionFalse, "IssuerNotFound",
-		"Issuer tulle-system/gone does not exist: create it or correct spec.meshWide.trust.issuerRef of the root Mesh; "+
+		"ClusterIssuer gone does not exist: create it or correct spec.meshWide.trust.issuerRef of the root Mesh; "+
 			"certificates are signed with the intermediate CA issued before, until "+until)
 	start("after")
 	if err := before.failure(); !errors.Is(err, errGoesOn) {
 		t.Errorf("a stream ended: %v", err)
 	}
 	w.condition(ns, ns, v1alpha1.ConditionProgrammed, metav1.ConditionTrue, "Programmed", "all 2 proxies hold generation 1")
+
+	// A proxy outlives its Mesh, and its certificates go on being renewed.
+	m := mesh(ns, ns, v1alpha1.MeshSpec{})
+	w.delete(m)
+	w.eventually("the Mesh is gone", func() error { return w.gone(m) })
+	last, err := before.certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a certificate after the Mesh is gone", func() error {
+		if next, err := before.certificate(); err != nil || next.SerialNumber.Cmp(last.SerialNumber) == 0 {
+			return fmt.Errorf("still the one of before (%v)", err)
+		}
+		return nil
+	})
+	if err := before.failure(); !errors.Is(err, errGoesOn) {
+		t.Errorf("the stream ended: %v", err)
+	}
 }
 
 func caIssuer(name, secret string) *certmanagerv1.Issuer {

@@ -118,12 +118,14 @@ func (w *world) install() {
 		w.createFile(filepath.Join("../../config/rbac", file))
 	}
 	// The API server has no route to Service addresses here. It reaches a Service of this type by the name it stands for.
-	w.create(&corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: identity.WebhookService},
-		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeExternalName, ExternalName: w.host, Ports: []corev1.ServicePort{{Port: 443}},
-		},
-	})
+	for _, name := range []string{identity.WebhookService, identity.ConversionService} {
+		w.create(&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeExternalName, ExternalName: w.host, Ports: []corev1.ServicePort{{Port: 443}},
+			},
+		})
+	}
 }
 
 // createFile creates the objects of a file, in the operator's namespace, with the kinds that it may hold.

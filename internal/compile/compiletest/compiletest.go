@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,6 +46,7 @@ const TrustBundle = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----
 //	# minor: 38                   the minor version of its Envoy; 40 if there is no such line
 //	# want: cluster http|10.96.0.5:80
 //	# want all: bundle proxy      and all that it needs or makes Envoy ask for
+//	# show: metrics               what package metrics adds, which is long; it is left out of what comes before this line
 func Golden(t *testing.T) {
 	t.Helper()
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
@@ -110,6 +112,7 @@ type golden struct {
 	snapshot *model.Snapshot
 	scope    resource.Scope
 	printed  map[resource.Ref]bool
+	metrics  bool // shown
 	out      []any
 }
 
@@ -127,6 +130,8 @@ func (g *golden) read(input string) {
 				g.Fatal(err)
 			}
 			g.scope.Minor = uint32(minor)
+		case "# show":
+			g.metrics = value == "metrics"
 		case "# want":
 			g.print(g.ref(value), false)
 		case "# want all":
@@ -212,7 +217,52 @@ func (g *golden) body(packed *anypb.Any) any {
 	if err := json.Unmarshal(raw, &body); err != nil {
 		g.Fatal(err)
 	}
+	if !g.metrics {
+		body = withoutMetrics(body)
+	}
 	return body
+}
+
+// withoutMetrics leaves out what package metrics adds to nearly everything.
+func withoutMetrics(v any) any {
+	switch v := v.(type) {
+	case []any:
+		var kept []any
+		for _, e := range v {
+			if m, ok := e.(map[string]any); !ok || !isMetrics(m) {
+				kept = append(kept, withoutMetrics(e))
+			}
+		}
+		return kept
+	case map[string]any:
+		for key, value := range v {
+			switch value = withoutMetrics(value); {
+			case key == "access_log" && len(value.([]any)) == 0,
+				key == "metadata" && isEmpty(value, "filter_metadata"),
+				key == "access_log_options" && reflect.DeepEqual(value, map[string]any{"flush_access_log_on_connected": true}):
+				delete(v, key)
+			default:
+				v[key] = value
+			}
+		}
+		if all, ok := v["filter_metadata"].(map[string]any); ok {
+			delete(all, "tulle")
+		}
+	}
+	return v
+}
+
+// isMetrics reports whether an access log, or a network filter, is one of package metrics.
+func isMetrics(m map[string]any) bool {
+	config, _ := m["typed_config"].(map[string]any)
+	return m["name"] == "envoy.access_loggers.stats" || config["on_downstream_tls_handshake"] != nil
+}
+
+// isEmpty reports whether v has nothing but an empty object at key.
+func isEmpty(v any, key string) bool {
+	m, ok := v.(map[string]any)
+	inner, object := m[key].(map[string]any)
+	return ok && len(m) == 1 && object && len(inner) == 0
 }
 
 // validate applies Envoy's own rules also to what is packed in Any, which sealing does not look into.

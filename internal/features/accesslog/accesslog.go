@@ -34,8 +34,8 @@ func chain(c *features.Chain) {
 		errors, fields = envoy.AnyOf(envoy.StatusAtLeast(500), envoy.Failed()), request()
 	}
 	filter := unless(mode, errors)
-	if c.Permissive {
-		filter = envoy.AtEnd(filter) // what is reported (package plaintext) is also logged while it lasts
+	if c.Permissive || c.TCP != nil {
+		filter = envoy.AtEnd(filter) // what is reported (package plaintext) or counted (package metrics) is also logged while it lasts
 	}
 	log := envoy.StdoutLog(filter, fields)
 	if c.HTTP != nil {

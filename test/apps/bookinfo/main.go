@@ -11,12 +11,10 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/tulle-mesh/tulle/test/apps/program"
 )
 
 // command is a subcommand. It returns when its work is done or ctx ends.
@@ -38,16 +36,7 @@ func commands() []command {
 	}
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "bookinfo: "+err.Error())
-	os.Exit(1)
-}
+func main() { program.Main("bookinfo", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 0 {

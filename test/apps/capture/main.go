@@ -16,20 +16,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/test/apps/program"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "capture: "+err.Error())
-		os.Exit(1)
-	}
-}
+func main() { program.Main("capture", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("capture", flag.ContinueOnError)

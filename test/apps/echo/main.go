@@ -9,27 +9,20 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/test/apps/program"
 	"github.com/tulle-mesh/tulle/test/echo"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "echo:", err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main("echo", run) }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 0 && args[0] == "serve" {
 		config, err := echo.ParseConfig(args[1:])
 		if err != nil {
@@ -38,13 +31,13 @@ func run(ctx context.Context, args []string) error {
 		return echo.Run(ctx, config)
 	}
 	if len(args) > 0 && args[0] == "call" {
-		return call(ctx, args[1:])
+		return call(ctx, args[1:], out)
 	}
 	return fmt.Errorf("say serve or call, got %q", args)
 }
 
 // call sends requests and prints each answer as a line of JSON. It fails when one failed.
-func call(ctx context.Context, args []string) error {
+func call(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("echo call", flag.ContinueOnError)
 	protocol := flags.String("protocol", string(echo.HTTP1), fmt.Sprintf("one of %v", echo.Protocols()))
 	n := flags.Int("n", 1, "number of requests")
@@ -73,18 +66,18 @@ func call(ctx context.Context, args []string) error {
 	r.Address = flags.Arg(0)
 	client := echo.NewClient(echo.ClientOptions{Dial: new(net.Dialer).DialContext, KeepAlive: *keepAlive})
 	defer client.Close()
-	return repeat(*n, *concurrency, func() (*echo.Response, error) {
+	return repeat(*n, *concurrency, out, func() (*echo.Response, error) {
 		ctx, cancel := context.WithTimeout(ctx, *timeout)
 		defer cancel()
 		return client.Call(ctx, echo.Protocol(*protocol), r)
 	})
 }
 
-func repeat(n, concurrency int, send func() (*echo.Response, error)) error {
+func repeat(n, concurrency int, out io.Writer, send func() (*echo.Response, error)) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	failed := 0
-	out := json.NewEncoder(os.Stdout)
+	encoder := json.NewEncoder(out)
 	slots := make(chan struct{}, max(concurrency, 1))
 	for range n {
 		slots <- struct{}{}
@@ -98,7 +91,7 @@ func repeat(n, concurrency int, send func() (*echo.Response, error)) error {
 				fmt.Fprintln(os.Stderr, "echo:", err)
 				return
 			}
-			if err := out.Encode(resp); err != nil {
+			if err := encoder.Encode(resp); err != nil {
 				failed++
 			}
 		})

@@ -17,21 +17,15 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/tulle-mesh/tulle/test/apps/program"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "trouble: "+err.Error())
-		os.Exit(1)
-	}
-}
+func main() { program.Main("trouble", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
