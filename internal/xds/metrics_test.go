@@ -34,3 +34,19 @@ func TestChangesAreMeasured(t *testing.T) {
 		t.Errorf("%d acknowledgements measured before the second, want 1", got)
 	}
 }
+
+// observations is how often a histogram was observed.
+func (r *rig) observations(t *testing.T, name string) int {
+	t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return int(f.GetMetric()[0].GetHistogram().GetSampleCount())
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -20,13 +22,15 @@ import (
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/monitoring"
+	"github.com/tulle-mesh/tulle/internal/operator"
 )
 
 // TestMonitors follows the monitors of a Mesh on a cluster that gets the Prometheus Operator's kinds late and loses them again.
 func TestMonitors(t *testing.T) {
 	w := newWorld(t)
 	w.installCertManager()
-	w.start(nil)
+	registry := prometheus.NewRegistry()
+	w.start(func(o *operator.Options) { o.Registry = registry })
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, w.service("shop", "web", "http", "http-metrics"))
 	shop := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop"}}
 	always := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "bank"}, Spec: monitors(v1alpha1.MonitorsAlways)}
@@ -59,8 +63,47 @@ func TestMonitors(t *testing.T) {
 	t.Run("people", func(t *testing.T) { w.in(t).peopleMeddle(pods) })
 	t.Run("settings", func(t *testing.T) { w.in(t).monitorsAreSet(shop) })
 	t.Run("prometheus", func(t *testing.T) { w.in(t).prometheusSelects(shop) })
+	t.Run("metrics", func(t *testing.T) { exported(t, registry) })
 	t.Run("foreign", func(t *testing.T) { w.in(t).foreignMonitor() })
 	t.Run("gone", func(t *testing.T) { w.in(t).monitoringGoes(shop) })
+}
+
+// exported holds that the operator's own metrics are those that docs/monitoring.md lists, and that the alerts' are there.
+func exported(t *testing.T, registry *prometheus.Registry) {
+	document, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "tulle_") && !strings.Contains(string(document), "| `"+f.GetName()+"` | "+strings.ToLower(f.GetType().String())+" |") {
+			t.Errorf("docs/monitoring.md does not list %s, a %s", f.GetName(), f.GetType())
+		}
+		for _, m := range f.GetMetric() {
+			key := f.GetName()
+			for _, l := range m.GetLabel() {
+				key += " " + l.GetValue()
+			}
+			values[key] = m.GetGauge().GetValue()
+		}
+	}
+	for _, want := range []string{
+		"tulle_mesh_info shop shop Permissive", "tulle_mesh_condition bank bank Monitored True Monitored", "tulle_mesh_proxies shop shop connected",
+		"tulle_certificate_not_after_timestamp_seconds root", "tulle_certificate_not_after_timestamp_seconds intermediate",
+		"tulle_certificate_not_after_timestamp_seconds webhook", "tulle_certificate_not_before_timestamp_seconds control-plane",
+		"tulle_workload_certificate_lifetime_seconds", "tulle_compile_cached_resources", "tulle_xds_streams",
+	} {
+		if _, ok := values[want]; !ok {
+			t.Errorf("no %s in %v", want, values)
+		}
+	}
+	if left := values["tulle_certificate_not_after_timestamp_seconds intermediate"] - float64(time.Now().Unix()); left < 3600 {
+		t.Errorf("the intermediate is valid for %v s", left)
+	}
 }
 
 // peopleMeddle edits, adds to and deletes a monitor.
