@@ -181,7 +181,7 @@ func (w world) routeGroup() *specsv1alpha4.HTTPRouteGroup {
 	for range w.IntN(3) {
 		m := specsv1alpha4.HTTPMatch{Name: "m", PathRegex: pick(w, "", "/x", "(", ".*"), Methods: pick(w, nil, []string{"*"}, []string{"POST", "GET"}, []string{"?"})}
 		if w.chance(40) {
-			m.Headers = map[string]string{pick(w, "End-User", "x-tulle-hop", ":path"): pick(w, "jason", "(", ".*", "")}
+			m.Headers = specsv1alpha4.HTTPHeaders{{Name: pick(w, "End-User", "x-tulle-hop", ":path"), Value: pick(w, "jason", "(", ".*", "")}}
 		}
 		g.Spec.Matches = append(g.Spec.Matches, m)
 	}
