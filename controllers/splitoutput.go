@@ -180,8 +180,8 @@ func (o *splitOutput) claim(claimed map[string]string) {
 }
 
 // objects are the Services, and the TrafficSplit in a version unless somebody else splits the Service.
-func (o *splitOutput) objects(version string, foreign map[client.ObjectKey]bool) ([]client.Object, error) {
-	if foreign[client.ObjectKey{Namespace: o.namespace, Name: o.root}] {
+func (o *splitOutput) objects(version string, foreign func(root client.ObjectKey) bool) ([]client.Object, error) {
+	if foreign(client.ObjectKey{Namespace: o.namespace, Name: o.root}) {
 		return o.services, nil
 	}
 	kind := smi.TrafficSplits()

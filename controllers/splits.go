@@ -76,7 +76,8 @@ func (s *Splits) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		}
 		return &service
 	})
-	foreign := foreignRoots(live)
+	roots := foreignRoots(live)
+	foreign := func(root client.ObjectKey) bool { return roots[root] }
 	keep := map[string]bool{}
 	s.origins = map[client.ObjectKey]string{}
 	var conflicts []SplitConflict
@@ -137,7 +138,7 @@ func (s *Splits) conflict(ctx context.Context, wanted []client.Object) error {
 func (s *Splits) prune(ctx context.Context, keep map[string]bool, live []*unstructured.Unstructured) error {
 	var errs []error
 	for _, split := range live {
-		if split.GetLabels()[managedByLabel] == managedBy && madeForMesh(split) && !keep[splitKey(split)] {
+		if split.GetLabels()[managedByLabel] == managedBy && MadeForMesh(split) && !keep[splitKey(split)] {
 			errs = append(errs, s.Applier.Delete(ctx, split))
 		}
 	}
@@ -148,7 +149,7 @@ func (s *Splits) prune(ctx context.Context, keep map[string]bool, live []*unstru
 	for i := range services.Items {
 		service := &services.Items[i]
 		service.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Service"))
-		if service.Labels[managedByLabel] == managedBy && madeForMesh(service) && !keep[splitKey(service)] {
+		if service.Labels[managedByLabel] == managedBy && MadeForMesh(service) && !keep[splitKey(service)] {
 			errs = append(errs, s.Applier.Delete(ctx, service))
 		}
 	}
@@ -159,8 +160,8 @@ func splitKey(o client.Object) string {
 	return o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetNamespace() + "/" + o.GetName()
 }
 
-// madeForMesh says whether an object is owned by a Mesh, and so made by Tulle.
-func madeForMesh(o metav1.Object) bool {
+// MadeForMesh says whether an object is owned by a Mesh, and so made by Tulle.
+func MadeForMesh(o metav1.Object) bool {
 	owner := metav1.GetControllerOfNoCopy(o)
 	if owner == nil || owner.Kind != "Mesh" {
 		return false
@@ -173,20 +174,20 @@ func madeForMesh(o metav1.Object) bool {
 func foreignRoots(all []*unstructured.Unstructured) map[client.ObjectKey]bool {
 	roots := map[client.ObjectKey]bool{}
 	for _, split := range all {
-		if madeForMesh(split) {
+		if MadeForMesh(split) {
 			continue
 		}
 		if text, _, _ := unstructured.NestedString(split.Object, "spec", "service"); text != "" {
-			roots[client.ObjectKey{Namespace: split.GetNamespace(), Name: rootName(text)}] = true
+			roots[RootOf(split.GetNamespace(), text)] = true
 		}
 	}
 	return roots
 }
 
-// rootName is the Service that a TrafficSplit names, which may be written as a domain name.
-func rootName(text string) string {
-	name, _, _ := strings.Cut(text, ".")
-	return name
+// RootOf is the Service that a TrafficSplit of a namespace names, which may be written as a domain name.
+func RootOf(namespace, service string) client.ObjectKey {
+	name, _, _ := strings.Cut(service, ".")
+	return client.ObjectKey{Namespace: namespace, Name: name}
 }
 
 // splitReader reads TrafficSplits where the model's informer keeps them, and all else as before.

@@ -30,6 +30,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/meshschema"
 	"github.com/tulle-mesh/tulle/internal/plan"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
+	"github.com/tulle-mesh/tulle/internal/smi"
 	"github.com/tulle-mesh/tulle/webhooks"
 )
 
@@ -156,6 +157,11 @@ func (c *cluster) fill(ctx context.Context, in *plan.Input, applied []client.Obj
 		}
 		in.World = append(in.World, objects...)
 	}
+	standards, err := c.standards(ctx, namespaces)
+	if err != nil {
+		return err
+	}
+	in.World = append(in.World, standards...)
 	own, err := c.named(ctx, namespaces)
 	if err != nil {
 		return err
@@ -244,6 +250,32 @@ func (c *cluster) list(ctx context.Context, kind client.Object, namespaces []str
 	return objects, nil
 }
 
+// standards reads objects of SMI's kinds, where the cluster has them, in the newest version that it serves and this program knows. As in the operator, one that
+// makes no sense counts as not there.
+func (c *cluster) standards(ctx context.Context, namespaces []string) ([]client.Object, error) {
+	var objects []client.Object
+	for _, kind := range []smi.Kind{smi.TrafficSplits(), smi.HTTPRouteGroups()} {
+		for _, version := range slices.Backward(kind.Versions) {
+			u := &unstructured.Unstructured{}
+			u.SetGroupVersionKind(kind.Resource(version).GroupVersion().WithKind(kind.Kind))
+			if _, err := c.client.RESTMapper().RESTMapping(u.GroupVersionKind().GroupKind(), version); meta.IsNoMatchError(err) {
+				continue
+			}
+			found, err := c.list(ctx, u, namespaces)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range found {
+				if object, err := smi.Read(o.(*unstructured.Unstructured)); err == nil {
+					objects = append(objects, object)
+				}
+			}
+			break
+		}
+	}
+	return objects, nil
+}
+
 func clusterScoped(o client.Object) bool {
 	switch o.(type) {
 	case *corev1.Namespace, *corev1.Node, *networkingv1.ServiceCIDR:
@@ -286,6 +318,11 @@ func (c *cluster) newList(kind client.Object) (client.ObjectList, error) {
 	gvk.Kind += "List"
 	if _, ok := kind.(*metav1.PartialObjectMetadata); ok {
 		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(gvk)
+		return list, nil
+	}
+	if _, ok := kind.(*unstructured.Unstructured); ok {
+		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(gvk)
 		return list, nil
 	}

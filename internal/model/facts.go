@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
 
@@ -29,6 +30,7 @@ type service struct {
 	family    corev1.IPFamily
 	selector  map[string]string
 	ports     []servicePort
+	made      bool // by Tulle, of a version
 }
 
 type servicePort struct {
@@ -52,6 +54,9 @@ func readService(o *corev1.Service) *service {
 		created:  o.CreationTimestamp.Time,
 		external: o.Spec.Type == corev1.ServiceTypeExternalName,
 		selector: o.Spec.Selector,
+	}
+	if owner := metav1.GetControllerOfNoCopy(o); owner != nil {
+		s.made = owner.Kind == "Mesh" && strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/")
 	}
 	if s.external {
 		return s

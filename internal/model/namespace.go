@@ -186,6 +186,17 @@ func (b *Builder) touchContents(ns *namespace) {
 	}
 }
 
+// users is the number of Services that Tulle did not make.
+func (n *namespace) users() int {
+	users := 0
+	for _, s := range n.services {
+		if !s.made {
+			users++
+		}
+	}
+	return users
+}
+
 // resolveSummaries says for each namespace in which something changed what status asks of it.
 func (b *Builder) resolveSummaries() {
 	for name := range b.dirty.summaries {
@@ -197,7 +208,7 @@ func (b *Builder) resolveSummaries() {
 		}
 		sum := &summary{
 			reports:    ns.settings.reports,
-			services:   len(ns.services),
+			services:   ns.users(),
 			unselected: len(ns.selected) == 0 && ns.settings.node.InvalidSelector == "",
 		}
 		if len(ns.meshes) > 0 {

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	specsv1alpha4 "github.com/tulle-mesh/tulle/api/smi/specs/v1alpha4"
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/inject"
@@ -82,6 +84,10 @@ func KindOf(o client.Object) string {
 		return "EndpointSlice"
 	case *networkingv1.ServiceCIDR:
 		return "ServiceCIDR"
+	case *splitv1alpha4.TrafficSplit:
+		return "TrafficSplit"
+	case *specsv1alpha4.HTTPRouteGroup:
+		return "HTTPRouteGroup"
 	case *metav1.PartialObjectMetadata:
 		return o.Kind
 	case *appsv1.Deployment:

@@ -146,7 +146,7 @@ func objects(old, next *world) []Object {
 			o.Action = Create
 		case after == nil:
 			o.Action = Delete
-		case old.meshed(k.Namespace) && !next.meshed(k.Namespace):
+		case k.kind == "ConfigMap" && old.meshed(k.Namespace) && !next.meshed(k.Namespace):
 			o.Action, o.Note = DeleteLater, "goes when the last pod with a proxy does"
 		case equality.Semantic.DeepEqual(before, after):
 			continue

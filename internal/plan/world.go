@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/compile"
@@ -262,7 +263,7 @@ func (w *worlds) addSlices(feed state) {
 
 // desire finds the objects that Tulle keeps, and those that are in its way.
 func (w *worlds) desire(out *world) error {
-	objects, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot)
+	objects, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot, out.service, out.foreignSplits())
 	if err != nil {
 		return err
 	}
@@ -280,6 +281,23 @@ func (w *worlds) desire(out *world) error {
 		}
 	}
 	return nil
+}
+
+// service returns a Service; nil when there is none.
+func (w *world) service(name client.ObjectKey) *corev1.Service {
+	s, _ := w.state[key{"Service", name}].(*corev1.Service)
+	return s
+}
+
+// foreignSplits says of which Services somebody else has a TrafficSplit.
+func (w *world) foreignSplits() func(root client.ObjectKey) bool {
+	roots := map[client.ObjectKey]bool{}
+	for _, o := range w.state {
+		if split, ok := o.(*splitv1alpha4.TrafficSplit); ok && !controllers.MadeForMesh(split) {
+			roots[controllers.RootOf(split.Namespace, split.Spec.Service)] = true
+		}
+	}
+	return func(root client.ObjectKey) bool { return roots[root] }
 }
 
 // conflict says which object of somebody else keeps the pods of a namespace from being injected; nil when none does.

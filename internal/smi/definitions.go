@@ -7,7 +7,6 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -36,7 +35,7 @@ func Definitions(service types.NamespacedName, caBundle []byte) ([]client.Object
 				ClientConfig: &apiextensionsv1.WebhookClientConfig{
 					CABundle: caBundle,
 					Service: &apiextensionsv1.ServiceReference{
-						Namespace: service.Namespace, Name: service.Name, Path: ptr.To(ConvertPath), Port: ptr.To(int32(443)),
+						Namespace: service.Namespace, Name: service.Name, Path: new(ConvertPath), Port: new(int32(443)),
 					},
 				},
 			},

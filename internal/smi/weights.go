@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strconv"
 
-	"gopkg.in/inf.v0"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
@@ -59,7 +58,8 @@ func quantity(v any) (*big.Rat, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q is no quantity: give a whole number or a quantity such as 500m", text)
 	}
-	return rational(q.AsDec()), nil
+	decimal := q.AsDec()
+	return rational(decimal.UnscaledBig(), int64(decimal.Scale())), nil
 }
 
 // maxQuantity, in characters, and quantityFormat are as in the CustomResourceDefinition: resource.ParseQuantity would spend minutes on an exponent of nine digits.
@@ -67,10 +67,11 @@ const maxQuantity = 32
 
 var quantityFormat = regexp.MustCompile(`^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?$`)
 
-func rational(d *inf.Dec) *big.Rat {
-	r := new(big.Rat).SetInt(d.UnscaledBig())
-	power := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(max(d.Scale(), -d.Scale()))), nil)
-	if d.Scale() > 0 {
+// rational is unscaled divided by 10 to the power of scale.
+func rational(unscaled *big.Int, scale int64) *big.Rat {
+	r := new(big.Rat).SetInt(unscaled)
+	power := new(big.Int).Exp(big.NewInt(10), big.NewInt(max(scale, -scale)), nil)
+	if scale > 0 {
 		return r.Quo(r, new(big.Rat).SetInt(power))
 	}
 	return r.Mul(r, new(big.Rat).SetInt(power))
