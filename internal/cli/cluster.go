@@ -261,17 +261,41 @@ func (c *cluster) standards(ctx context.Context, namespaces []string) ([]client.
 			if _, err := c.client.RESTMapper().RESTMapping(u.GroupVersionKind().GroupKind(), version); meta.IsNoMatchError(err) {
 				continue
 			}
-			found, err := c.list(ctx, u, namespaces)
+			found, err := c.listStandard(ctx, u, kind.Plural, namespaces)
 			if err != nil {
 				return nil, err
 			}
 			for _, o := range found {
-				if object, err := smi.Read(o.(*unstructured.Unstructured)); err == nil {
-					objects = append(objects, object)
+				if u, ok := o.(*unstructured.Unstructured); ok {
+					if object, err := smi.Read(u); err == nil {
+						objects = append(objects, object)
+					}
 				}
 			}
 			break
 		}
+	}
+	return objects, nil
+}
+
+// listStandard is as list, but a plan can do without.
+func (c *cluster) listStandard(ctx context.Context, kind client.Object, resources string, namespaces []string) ([]client.Object, error) {
+	objects, err := c.listIn(ctx, kind, "")
+	if !apierrors.IsForbidden(err) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", resources, err)
+		}
+		return objects, nil
+	}
+	for _, namespace := range namespaces {
+		found, err := c.listIn(ctx, kind, namespace)
+		switch {
+		case apierrors.IsForbidden(err):
+			c.miss("list " + resources + " in " + namespace)
+		case err != nil:
+			return nil, fmt.Errorf("list %s in namespace %s: %w", resources, namespace, err)
+		}
+		objects = append(objects, found...)
 	}
 	return objects, nil
 }
