@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/model"
+	"github.com/tulle-mesh/tulle/internal/status"
 	"github.com/tulle-mesh/tulle/internal/xds"
 )
 
@@ -52,5 +53,21 @@ tulle_mesh_proxies{mesh="main",mesh_namespace="shop",state="rejected"} 1
 	g.Set(nil)
 	if n := testutil.CollectAndCount(&g); n != 0 {
 		t.Errorf("%d metrics of a replica that leads no more", n)
+	}
+}
+
+// Of a namespace that was not looked at, nothing is claimed.
+func TestMonitoringOfANewNamespace(t *testing.T) {
+	t.Parallel()
+	var f Findings
+	if _, looked := f.Monitoring("shop"); looked {
+		t.Error("looked at before anything was")
+	}
+	f.setMonitoring(map[string]status.Monitoring{"bank": {}})
+	if m, looked := f.Monitoring("shop"); !looked || m.Err == nil {
+		t.Errorf("got %+v, %v", m, looked)
+	}
+	if m, _ := f.Monitoring("bank"); m.Err != nil {
+		t.Errorf("got %+v", m)
 	}
 }

@@ -31,8 +31,9 @@ import (
 )
 
 const (
-	// monitorsDelay gathers what changes together: few changes of the mesh concern monitors.
-	monitorsDelay = 500 * time.Millisecond
+	// monitorsDelay gathers what changes together: few changes of the mesh concern monitors. It is shorter than statusDelay, so that a
+	// status is written once.
+	monitorsDelay = 100 * time.Millisecond
 	// kindsWait is how long to wait for kinds that were just defined before it is told that they can't be read.
 	kindsWait = 10 * time.Second
 	// kindsRetry is how soon kinds that are not served are asked for again after kindsWait.
@@ -301,7 +302,10 @@ func MonitorsOrigin(operator string) func(client.Object) string {
 func (f *Findings) Monitoring(namespace string) (*status.Monitoring, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m := f.monitoring[namespace]
+	m, ok := f.monitoring[namespace]
+	if !ok {
+		m.Err = errors.New("its monitors are about to be made")
+	}
 	return &m, f.monitoring != nil
 }
 

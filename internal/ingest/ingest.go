@@ -45,6 +45,8 @@ type Options struct {
 	Standards *Standards
 	// Root names the root Mesh.
 	Root client.ObjectKey
+	// Seen, if not nil, is called before Publish with the time at which the oldest change of an object arrived that the snapshot has.
+	Seen func(time.Time)
 	// Publish is called, one call at a time, with each new snapshot.
 	Publish func(*model.Snapshot)
 	Log     logr.Logger
@@ -61,6 +63,7 @@ type Ingester struct {
 	retry     time.Time // when a barred object may be tried again; zero when none waits
 	arrived   uint64    // of the changes that may wait, those that the pacer knows of
 	revision  uint64
+	seen      time.Time // when the oldest change arrived of those that are about to be published; zero when it is none of an object
 	published chan struct{}
 	splits    atomic.Pointer[followed]
 }
@@ -70,7 +73,7 @@ func New(o Options) *Ingester {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	return &Ingester{options: o, queue: newQueue(), guard: newGuard(o), published: make(chan struct{})}
+	return &Ingester{options: o, queue: newQueue(o.Clock.Now), guard: newGuard(o), published: make(chan struct{})}
 }
 
 // NeedLeaderElection is false: every replica serves from its own informers.
@@ -148,7 +151,8 @@ func watched() []client.Object {
 // run owns the builder until the context ends.
 func (i *Ingester) run(ctx context.Context) {
 	now := i.options.Clock.Now()
-	i.feed(i.queue.takeEndpoints(), now)
+	endpoints, _ := i.queue.takeEndpoints()
+	i.feed(endpoints, now)
 	i.publishRest(now)
 	timer := i.options.Clock.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -177,7 +181,8 @@ func (i *Ingester) due() (time.Time, bool) {
 
 // step publishes what is due now.
 func (i *Ingester) step(now time.Time) {
-	if endpoints := i.queue.takeEndpoints(); len(endpoints) > 0 {
+	if endpoints, since := i.queue.takeEndpoints(); len(endpoints) > 0 {
+		i.seen = since
 		i.feed(endpoints, now)
 		i.publish(now)
 	}
@@ -198,7 +203,8 @@ func (i *Ingester) step(now time.Time) {
 }
 
 func (i *Ingester) publishRest(now time.Time) {
-	rest, trust, newTrust := i.queue.takeRest()
+	rest, since, trust, newTrust := i.queue.takeRest()
+	i.seen = since
 	i.feed(rest, now)
 	if newTrust {
 		i.guard.setTrust(trust)
@@ -220,6 +226,10 @@ func (i *Ingester) publish(now time.Time) bool {
 	}
 	first := i.revision == 0
 	i.revision = snapshot.Revision()
+	if i.options.Seen != nil && !i.seen.IsZero() {
+		i.options.Seen(i.seen)
+	}
+	i.seen = time.Time{}
 	i.options.Publish(snapshot)
 	if first {
 		close(i.published)

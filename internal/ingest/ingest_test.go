@@ -2,13 +2,16 @@ package ingest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr/testr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -186,5 +189,27 @@ func TestTrimPodKeepsWhatTheModelReads(t *testing.T) {
 	case got.Spec.ServiceAccountName != "sa", *got.Spec.InitContainers[0].RestartPolicy != always,
 		got.Spec.Containers[0].Ports[0].Name != "http", got.Status.PodIPs[0].IP != "10.0.0.1":
 		t.Errorf("something that is read was dropped: %v", got)
+	}
+}
+
+// What is published says since when it was known: of changes that were gathered, the oldest.
+func TestSaysSinceWhenChangesAreKnown(t *testing.T) {
+	t.Parallel()
+	i, _, published := newIngester(t)
+	var seen []time.Time
+	i.options.Seen = func(at time.Time) { seen = append(seen, at) }
+	arrive := func(ms int, object client.Object) {
+		i.queue.now = func() time.Time { return at(ms) }
+		i.queue.add(object, false)
+		i.step(at(ms))
+	}
+	arrive(5000, service("a", "10.96.0.1"))
+	arrive(5020, service("b", "10.96.0.2")) // waits with the next
+	arrive(5060, service("c", "10.96.0.3"))
+	arrive(5070, endpoints("a", "10.244.0.1")) // does not wait
+	i.step(at(5200))
+	i.step(at(9000)) // nothing is new
+	if want := []time.Time{at(5000), at(5070), at(5020)}; !slices.Equal(seen, want) || *published != 3 {
+		t.Errorf("seen at %v, want %v; published %d times", seen, want, *published)
 	}
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,11 +20,13 @@ type change struct {
 type lane struct {
 	order   []string
 	changes map[string]change
+	// since is when the first of them arrived.
+	since time.Time
 }
 
-func (l *lane) put(key string, c change) {
+func (l *lane) put(key string, c change, now time.Time) {
 	if l.changes == nil {
-		l.changes = map[string]change{}
+		l.changes, l.since = map[string]change{}, now
 	}
 	if _, ok := l.changes[key]; !ok {
 		l.order = append(l.order, key)
@@ -31,18 +34,20 @@ func (l *lane) put(key string, c change) {
 	l.changes[key] = c
 }
 
-func (l *lane) take() []change {
+func (l *lane) take() ([]change, time.Time) {
+	since := l.since
 	taken := make([]change, 0, len(l.order))
 	for _, key := range l.order {
 		taken = append(taken, l.changes[key])
 	}
 	*l = lane{}
-	return taken
+	return taken, since
 }
 
 // queue takes changes from any goroutine. It grows with the number of objects that changed, not with the number of changes.
 type queue struct {
 	wake chan struct{}
+	now  func() time.Time
 
 	mu sync.Mutex
 	// endpoints never wait; the rest does.
@@ -53,7 +58,7 @@ type queue struct {
 	arrived uint64
 }
 
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+func newQueue(now func() time.Time) *queue { return &queue{wake: make(chan struct{}, 1), now: now} }
 
 // add takes an object from an informer's event.
 func (q *queue) add(event any, deleted bool) {
@@ -67,9 +72,9 @@ func (q *queue) add(event any, deleted bool) {
 	key := objectKey(object)
 	q.mu.Lock()
 	if urgent(object) {
-		q.endpoints.put(key, change{object, deleted})
+		q.endpoints.put(key, change{object, deleted}, q.now())
 	} else {
-		q.rest.put(key, change{object, deleted})
+		q.rest.put(key, change{object, deleted}, q.now())
 		q.arrived++
 	}
 	q.mu.Unlock()
@@ -91,20 +96,21 @@ func (q *queue) signal() {
 	}
 }
 
-// takeEndpoints returns and forgets the changes that must not wait.
-func (q *queue) takeEndpoints() []change {
+// takeEndpoints returns and forgets the changes that must not wait, and when the first of them arrived.
+func (q *queue) takeEndpoints() ([]change, time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.endpoints.take()
 }
 
 // takeRest returns and forgets the other changes, and the trust bundle if it is a new one.
-func (q *queue) takeRest() (rest []change, trust []byte, newTrust bool) {
+func (q *queue) takeRest() (rest []change, since time.Time, trust []byte, newTrust bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	rest, trust, newTrust = q.rest.take(), q.trust, q.newTrust
+	rest, since = q.rest.take()
+	trust, newTrust = q.trust, q.newTrust
 	q.trust, q.newTrust = nil, false
-	return rest, trust, newTrust
+	return rest, since, trust, newTrust
 }
 
 // restArrived returns how many changes that may wait have come so far.

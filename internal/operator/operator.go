@@ -67,6 +67,8 @@ type operator struct {
 	newCollector func() *peers.Collector
 	known        atomic.Pointer[knownGenerations]
 	leading      atomic.Bool
+	// seen is when the oldest change was seen of what is about to be sent.
+	seen atomic.Pointer[time.Time]
 
 	world            controllers.World
 	faults           controllers.Faults
@@ -199,6 +201,7 @@ func (o *operator) makeDataPath() error {
 	}
 	o.ingest = ingest.New(ingest.Options{
 		Cache: o.manager.GetCache(), NewBuilder: func() ingest.Builder { return newBuilder(o.model) }, Publish: o.publish,
+		Seen:   func(at time.Time) { o.seen.Store(&at) },
 		Panics: o.panics, Barred: o.barred, Root: client.ObjectKey{Namespace: o.Namespace, Name: v1alpha1.RootName},
 		Log:       logr.FromSlogHandler(o.Log.With("part", "ingest").Handler()),
 		Standards: &ingest.Standards{Reader: o.manager.GetAPIReader(), Client: o.dynamic, Unreadable: o.unreadable, TrafficSplits: o.splitsChanged.Fire},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/contain"
@@ -40,9 +41,17 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 
 // send takes a view to the proxies. When that panics, some may not have been told of what changed: they are with the next one.
 func (o *operator) send(view resource.View, changed []resource.ScopedRef) {
-	if o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.Publish(view, changed) }) != nil {
+	if o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", view.Revision()), func() { o.xds.PublishSince(view, changed, o.seenAt()) }) != nil {
 		o.publisher.Owe(changed)
 	}
+}
+
+// seenAt says since when what is sent next has been known, once: what is only sent again has been known since now.
+func (o *operator) seenAt() time.Time {
+	if at := o.seen.Swap(nil); at != nil {
+		return *at
+	}
+	return time.Now()
 }
 
 // gone returns the UIDs of the pods that a snapshot has no more.

@@ -49,8 +49,8 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		panics:          prometheus.NewCounter(counter("panics_total", "Streams that were ended by a programming error.")),
 		logMessages:     prometheus.NewCounter(counter("plaintext_messages_total", "Messages in which proxies reported connections without mTLS.")),
 		resolve:         histogram("resolve_seconds", "Time from a proxy's ask for a destination to its answer being sent."),
-		propagation:     histogram("propagation_seconds", "Time from a change being published to its first response being sent to a proxy."),
-		acknowledgement: histogram("acknowledgement_seconds", "Time from a change being published to a proxy having acknowledged, or refused, all that it needs for it."),
+		propagation:     histogram("propagation_seconds", "Time from a change of an object being seen to its first response being sent to a proxy."),
+		acknowledgement: histogram("acknowledgement_seconds", "Time from a change of an object being seen to a proxy having acknowledged, or refused, all that it needs for it."),
 	}
 	if registry == nil {
 		return m, nil

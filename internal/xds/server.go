@@ -148,12 +148,16 @@ func NewServer(config Config) (*Server, error) {
 // Publish makes view the configuration of all proxies. changed are the resources that may differ from the last view's, of
 // all that were read before it was put together; only streams that one of them concerns are woken.
 func (s *Server) Publish(view resource.View, changed []resource.ScopedRef) {
+	s.PublishSince(view, changed, time.Now())
+}
+
+// PublishSince is Publish of what the control plane has known of since a time, from which is measured how long it takes to reach proxies.
+func (s *Server) PublishSince(view resource.View, changed []resource.ScopedRef, seen time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
 	for _, ref := range changed {
 		for t := range s.watchers[ref] {
-			s.change(t, ref.Ref, now)
+			s.change(t, ref.Ref, seen)
 		}
 	}
 	// What a stream read of the last view while this one was being made may be missing in changed.
@@ -496,7 +500,7 @@ func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.
 // mail is what happened to a stream since its loop last looked.
 type mail struct {
 	changed map[resource.Ref]struct{}
-	// since is when the oldest of the changes was published.
+	// since is when the control plane learned of the oldest of the changes.
 	since   time.Time
 	learned []learning
 	// renewBy is when a new certificate is wanted; zero: when it is due. It is no change of what the proxy should have.

@@ -58,9 +58,9 @@ type stream struct {
 	// follow within the window together.
 	asked    map[string]time.Time
 	answered time.Time
-	// changedAt is when the oldest change was published of which nothing has been sent yet.
+	// changedAt is when the control plane learned of the oldest change of which nothing has been sent yet.
 	changedAt time.Time
-	// sentSince is when the oldest change was published that was sent and has not been acknowledged yet.
+	// sentSince is when it learned of the oldest change that was sent and has not been acknowledged yet.
 	sentSince time.Time
 	// hold delays sending until then, to answer asks together.
 	hold    time.Time
