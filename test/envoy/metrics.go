@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,4 +111,20 @@ func (p *Pod) Counted(metric string, labels ...string) float64 {
 		}
 	}
 	return sum
+}
+
+// CertificateOf returns a certificate of the mesh for a workload and an identity, as a proxy would have it.
+func (w *World) CertificateOf(workload, namespace, serviceAccount string) tls.Certificate {
+	w.t.Helper()
+	c, err := w.meshCA.issueNamed(workload, spiffeID(namespace, serviceAccount), "")
+	w.check(err)
+	return c
+}
+
+// AddCrowd is AddHost for a machine that has all addresses of a range: as good as that many pods, for who calls them.
+func (w *World) AddCrowd(name string, args []string, address netip.Addr, all netip.Prefix) *Pod {
+	w.t.Helper()
+	host := w.AddHost(name, args, address)
+	w.check(w.fabric.AddRange(host.ns, address, all))
+	return host
 }
