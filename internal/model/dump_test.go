@@ -203,7 +203,7 @@ func dumpWorkload(w *Workload) any {
 	}
 	return fields(map[string]any{
 		"metrics": metrics,
-		"uid": w.UID, "addresses": texts(w.Addresses), "account": w.ServiceAccount, "owner": w.Owner, "labels": w.Labels, "zone": w.Zone,
+		"uid":     w.UID, "addresses": texts(w.Addresses), "account": w.ServiceAccount, "owner": w.Owner, "labels": w.Labels, "zone": w.Zone,
 		"selected": w.Selected, "meshed": w.Meshed, "sidecar": w.Sidecar, "skipDetection": fmt.Sprint(w.SkipDetection),
 		"ports": ports, "mode": w.Mode, "probes": probes,
 	})
