@@ -35,9 +35,9 @@ func TestAppMetricsUnderStrict(t *testing.T) {
 			return prometheus.Get(fmt.Sprintf("http://%s:15020%s", web.IP4(), path))
 		}
 		declared := map[string]string{
-			"/app/9090/metrics":     "/metrics",     // a port of a Service that is named http-metrics
-			"/app/9091/stats/x":     "/stats/x",     // prometheus.io/port and /path of the pod
-			"/app/9090/metrics?a=b": "/metrics?a=b", // Prometheus's params
+			"/app/9090/metrics":     "/metrics", // a port of a Service that is named http-metrics
+			"/app/9091/stats/x":     "/stats/x", // prometheus.io/port and /path of the pod
+			"/app/9090/metrics?a=b": "/metrics", // with the params of Prometheus
 		}
 		for path, want := range declared {
 			if r := get(path); r.Status != http.StatusOK || r.Answer == nil || r.Name != "web" || r.Path != want {

@@ -113,7 +113,7 @@ func TestIdleSeriesGo(t *testing.T) {
 	t.Parallel()
 	onEachVersion(t, func(t *testing.T, v envoy.Version) {
 		t.Parallel()
-		w := envoy.Start(t, "testdata/metrics.yaml", envoy.On(v), envoy.StatsEviction(2*time.Second))
+		w := envoy.Start(t, "testdata/metrics.yaml", envoy.On(v), envoy.StatsEviction(5*time.Second))
 		server, busy, idle := w.Pod("reviews-v1"), w.Pod("web-5d8f-x"), w.Pod("by-hand")
 		address := fmt.Sprintf("%s:8080", server.IP4())
 		count := func(workload string) float64 {
