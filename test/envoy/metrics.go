@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -60,7 +61,9 @@ func (p *Pod) Scrape(prefix string) []Series {
 // ScrapePath gets a path of the stats port of the pod's proxy, as a Prometheus without a sidecar does.
 func (p *Pod) ScrapePath(path string) (status int, body []byte) {
 	p.w.t.Helper()
-	resp, err := p.proxy.probe.Get(fmt.Sprintf("http://%s%s", netip.AddrPortFrom(p.addresses[0], sidecar.StatsPort), path))
+	// Longer than a probe may take: with thousands of series it is megabytes.
+	client := &http.Client{Timeout: 30 * time.Second, Transport: p.proxy.probe.Transport}
+	resp, err := client.Get(fmt.Sprintf("http://%s%s", netip.AddrPortFrom(p.addresses[0], sidecar.StatsPort), path))
 	p.w.check(err)
 	defer resp.Body.Close()
 	body, err = io.ReadAll(resp.Body)
