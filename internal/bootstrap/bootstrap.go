@@ -13,7 +13,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	internallistenerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/bootstrap/internal_listener/v3"
 	injectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/credential_injector/v3"
 	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
@@ -76,24 +75,6 @@ type Options struct {
 	MoreStats []string
 	// StatsEviction replaces the default interval at which idle series are looked for, for tests.
 	StatsEviction time.Duration
-}
-
-// statsEviction is well above any interval of scrapes. A series that comes back starts at zero, which Prometheus takes for a restart.
-const statsEviction = time.Hour
-
-// durationBuckets are the upper bounds, in milliseconds, of the mesh's own histograms (see package metrics).
-func durationBuckets() []float64 {
-	return []float64{1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000}
-}
-
-// meshStats is the prefix of the mesh's own statistics, which logs count.
-const meshStats = "tulle."
-
-// defaultStats are the prefixes of the statistics that a proxy keeps: its own health, its listeners and connection managers.
-// Statistics of single clusters cost about 0.03 MB of heap each and are not among them.
-var defaultStats = []string{
-	"server.", "control_plane.", "cluster_manager.", "listener_manager.", "cluster.xds.",
-	"http.", "tcp.", "listener.", "vhds.", "sds.", meshStats,
 }
 
 // JSON returns the bootstrap as one line of JSON, fit for Envoy's --config-yaml.
@@ -241,12 +222,15 @@ func controlPlaneProtocol(o Options) *upstreamv3.HttpProtocolOptions {
 }
 
 func admin(o Options) *clusterv3.Cluster {
-	return &clusterv3.Cluster{
+	c := &clusterv3.Cluster{
 		Name:                 AdminCluster,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       durationpb.New(time.Second),
 		LoadAssignment:       assignment(AdminCluster, pipe(o.AdminSocket)),
 	}
+	// Scrapes are made by the thread that takes configuration, too.
+	envoy.AtOnce(c, scrapesAtOnce)
+	return c
 }
 
 // runtime lets in all regular expressions that the model lets in: it bounds their size itself, and Envoy's own bound of 100
@@ -258,20 +242,6 @@ func runtime() *adminv3.LayeredRuntime {
 			"re2.max_program_size.error_level": structpb.NewNumberValue(maxRegexProgram),
 		}}},
 	}}}
-}
-
-func stats(o Options) *metricsv3.StatsConfig {
-	list := &matcherv3.ListStringMatcher{}
-	for _, prefix := range append(append([]string(nil), defaultStats...), o.MoreStats...) {
-		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
-	}
-	return &metricsv3.StatsConfig{
-		StatsMatcher: &metricsv3.StatsMatcher{StatsMatcher: &metricsv3.StatsMatcher_InclusionList{InclusionList: list}},
-		HistogramBucketSettings: []*metricsv3.HistogramBucketSettings{{
-			Match:   &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: meshStats}},
-			Buckets: durationBuckets(),
-		}},
-	}
 }
 
 // fileSecret is a secret from an SDS document that is read again when the directory's content is exchanged.

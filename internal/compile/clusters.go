@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
+	"github.com/tulle-mesh/tulle/internal/features/appmetrics"
 	"github.com/tulle-mesh/tulle/internal/features/metrics"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
 	"github.com/tulle-mesh/tulle/internal/features/probes"
@@ -28,7 +29,9 @@ func (c compilation) cluster(ref resource.Ref) (*resource.Resource, error) {
 	case ref.Name == passthroughCluster:
 		return sealCluster(envoy.OriginalDestinationCluster(passthroughCluster), resource.Resource{})
 	case strings.HasPrefix(ref.Name, localPrefix):
-		return c.localCluster(ref.Name)
+		return c.localCluster(strings.TrimPrefix(ref.Name, localPrefix), probes.Cluster)
+	case strings.HasPrefix(ref.Name, appmetrics.ClusterPrefix):
+		return c.localCluster(strings.TrimPrefix(ref.Name, appmetrics.ClusterPrefix), appmetrics.Cluster)
 	case strings.HasPrefix(ref.Name, svcPrefix):
 		return c.versionCluster(ref.Name)
 	}
@@ -193,14 +196,14 @@ func (c compilation) inboundCluster() (*resource.Resource, error) {
 	return sealCluster(out, resource.Resource{})
 }
 
-// localCluster is a port of the app that is probed.
-func (c compilation) localCluster(name string) (*resource.Resource, error) {
+// localCluster is a port of the app that is probed, or scraped.
+func (c compilation) localCluster(number string, of func(*model.Workload, uint16) *clusterv3.Cluster) (*resource.Resource, error) {
 	w := c.workload()
-	port, err := parsePort(strings.TrimPrefix(name, localPrefix))
+	port, err := parsePort(number)
 	if w == nil || err != nil {
 		return nil, nil
 	}
-	out := probes.Cluster(w, port)
+	out := of(w, port)
 	if out == nil {
 		return nil, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/bootstrap"
 	"github.com/tulle-mesh/tulle/internal/features"
 	"github.com/tulle-mesh/tulle/internal/features/accesslog"
+	"github.com/tulle-mesh/tulle/internal/features/appmetrics"
 	"github.com/tulle-mesh/tulle/internal/features/balancing"
 	"github.com/tulle-mesh/tulle/internal/features/metrics"
 	"github.com/tulle-mesh/tulle/internal/features/mtls"
@@ -80,7 +81,7 @@ func podScoped(ref resource.Ref) bool {
 	case resource.Bundle:
 		return ref.Name == ProxyBundle
 	case resource.Cluster:
-		return ref.Name == inboundCluster || strings.HasPrefix(ref.Name, localPrefix)
+		return ref.Name == inboundCluster || strings.HasPrefix(ref.Name, localPrefix) || strings.HasPrefix(ref.Name, appmetrics.ClusterPrefix)
 	default:
 		return false
 	}

@@ -5,9 +5,11 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/tulle-mesh/tulle/internal/bootstrap"
 	"github.com/tulle-mesh/tulle/internal/envoy"
+	"github.com/tulle-mesh/tulle/internal/features/appmetrics"
 	"github.com/tulle-mesh/tulle/internal/features/probes"
 	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -90,15 +92,17 @@ func (c compilation) probes(w *model.Workload) *listenerv3.Listener {
 	return l
 }
 
-// stats serves Prometheus, and readiness: it is the last listener to come, so who reaches it reaches a proxy that has
+// stats serves Prometheus, of the proxy and of the app, and readiness: it is the last listener to come, so who reaches it reaches a proxy that has
 // its complete configuration.
 func (c compilation) stats(w *model.Workload) *listenerv3.Listener {
 	l := envoy.Listener(statsListener, envoy.AnyAddress(sidecar.StatsPort, c.ipv6(w)), corev3.TrafficDirection_INBOUND)
 	m := envoy.ConnectionManager("stats")
-	envoy.Routes(m, "stats",
-		envoy.Respond(envoy.Path("/ready"), 200, "ready\n"),
-		envoy.ToCluster(envoy.Path("/stats/prometheus"), bootstrap.AdminCluster),
-		envoy.Respond(envoy.EveryRequest(), 404, "only /ready and /stats/prometheus are here\n"))
+	proxy := envoy.ToCluster(envoy.PathToRead(sidecar.StatsPath), bootstrap.AdminCluster)
+	proxy.GetRoute().PrefixRewrite = bootstrap.ScrapePath()
+	routes := append([]*routev3.Route{envoy.Respond(envoy.Path("/ready"), 200, "ready\n"), proxy}, appmetrics.Routes(w)...)
+	routes = append(routes, envoy.Respond(envoy.EveryRequest(), 404, "only /ready, "+sidecar.StatsPath+
+		" and the metrics that the app declares are here\n"))
+	envoy.Routes(m, "stats", routes...)
 	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
 	return l
 }
@@ -107,6 +111,9 @@ func localClusters(w *model.Workload) []resource.Ref {
 	var out []resource.Ref
 	for _, port := range probes.Ports(w) {
 		out = append(out, cluster(probes.ClusterName(port)))
+	}
+	for _, port := range appmetrics.Ports(w) {
+		out = append(out, cluster(appmetrics.ClusterName(port)))
 	}
 	return out
 }

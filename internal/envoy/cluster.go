@@ -74,6 +74,15 @@ func unlimited() *clusterv3.CircuitBreakers_Thresholds {
 	}
 }
 
+// AtOnce bounds how many requests a cluster has under way; further ones are refused with 503.
+func AtOnce(c *clusterv3.Cluster, n uint32) {
+	c.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		MaxConnections:     wrapperspb.UInt32(n),
+		MaxPendingRequests: wrapperspb.UInt32(n),
+		MaxRequests:        wrapperspb.UInt32(n),
+	}}}
+}
+
 // keepalive finds a dead peer of an idle connection after ten minutes; TCP proxying has no idle timeout instead.
 func keepalive() *corev3.TcpKeepalive {
 	return &corev3.TcpKeepalive{

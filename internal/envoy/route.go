@@ -33,6 +33,15 @@ func PathRegex(expression string, headers ...*routev3.HeaderMatcher) *routev3.Ro
 	}
 }
 
+// PathToRead matches one path, of requests that change nothing.
+func PathToRead(path string) *routev3.RouteMatch {
+	m := Path(path)
+	m.Headers = []*routev3.HeaderMatcher{Header(":method", &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
+		SafeRegex: &matcherv3.RegexMatcher{Regex: "GET|HEAD"},
+	}})}
+	return m
+}
+
 // HeaderPresent matches requests that have a header.
 func HeaderPresent(name string) *routev3.HeaderMatcher {
 	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}

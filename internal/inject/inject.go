@@ -58,10 +58,10 @@ func Inject(raw []byte, s Settings) (Result, error) {
 			err = annotate(&p, pod, nil, probes)
 		}
 	} else {
-		err = annotate(&p, pod, map[string]string{
-			sidecar.VersionAnnotation:       parts.version,
-			sidecar.SkipDetectionAnnotation: ports(s.SkipDetection),
-		}, probes)
+		annotations := metricsAnnotations(pod)
+		annotations[sidecar.VersionAnnotation] = parts.version
+		annotations[sidecar.SkipDetectionAnnotation] = ports(s.SkipDetection)
+		err = annotate(&p, pod, annotations, probes)
 		addSidecar(&p, pod, parts)
 	}
 	if err != nil {

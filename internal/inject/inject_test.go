@@ -445,7 +445,7 @@ func FuzzInject(f *testing.F) {
 	})
 }
 
-// withoutOurs is a pod without what injection adds, and without where its HTTP probes and hooks go.
+// withoutOurs is a pod without what injection adds, and without where its HTTP probes and hooks go and its metrics are.
 func withoutOurs(t *testing.T, raw []byte) map[string]any {
 	t.Helper()
 	var pod map[string]any
@@ -454,7 +454,8 @@ func withoutOurs(t *testing.T, raw []byte) map[string]any {
 	}
 	metadata, _ := pod["metadata"].(map[string]any)
 	if annotations, _ := metadata["annotations"].(map[string]any); annotations != nil {
-		for _, key := range []string{sidecar.VersionAnnotation, sidecar.SkipDetectionAnnotation, sidecar.ProbesAnnotation} {
+		for _, key := range []string{sidecar.VersionAnnotation, sidecar.SkipDetectionAnnotation, sidecar.ProbesAnnotation,
+			sidecar.MetricsAnnotation, "prometheus.io/port", "prometheus.io/path"} {
 			delete(annotations, key)
 		}
 	}

@@ -197,8 +197,13 @@ func dumpWorkload(w *Workload) any {
 	for _, p := range w.Probes {
 		probes = append(probes, fmt.Sprintf("%s -> %d%s host=%q tls=%t timeout=%s", p.Path, p.Port, p.TargetPath, p.Host, p.TLS, p.Timeout))
 	}
+	var metrics []string
+	for _, m := range w.Metrics {
+		metrics = append(metrics, fmt.Sprintf("%d%s", m.Port, m.Path))
+	}
 	return fields(map[string]any{
-		"uid": w.UID, "addresses": texts(w.Addresses), "account": w.ServiceAccount, "owner": w.Owner, "labels": w.Labels, "zone": w.Zone,
+		"metrics": metrics,
+		"uid":     w.UID, "addresses": texts(w.Addresses), "account": w.ServiceAccount, "owner": w.Owner, "labels": w.Labels, "zone": w.Zone,
 		"selected": w.Selected, "meshed": w.Meshed, "sidecar": w.Sidecar, "skipDetection": fmt.Sprint(w.SkipDetection),
 		"ports": ports, "mode": w.Mode, "probes": probes,
 	})

@@ -204,6 +204,8 @@ type injected struct {
 	version       string
 	skipDetection []uint16
 	probes        []Probe
+	metrics       []AppMetrics
+	noMetrics     bool
 }
 
 // readPod returns nil for a pod that has finished: it owns nothing any more, and its address may be another's.
@@ -294,6 +296,7 @@ func readInjected(annotations map[string]string) injected {
 	slices.Sort(in.skipDetection)
 	in.skipDetection = slices.Compact(in.skipDetection)
 	in.skipDetection = in.skipDetection[:min(len(in.skipDetection), maxSkippedPorts)]
+	in.metrics, in.noMetrics = readMetrics(annotations[sidecar.MetricsAnnotation])
 	var probes []sidecar.Probe
 	if err := json.Unmarshal([]byte(annotations[sidecar.ProbesAnnotation]), &probes); err != nil {
 		return in

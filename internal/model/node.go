@@ -165,6 +165,14 @@ type Workload struct {
 	Mode v1alpha1.MTLSMode
 	// Probes are the HTTP probes that the kubelet sends to the proxy's probe port and that it forwards to the app.
 	Probes []Probe
+	// Metrics are where the app has metrics for Prometheus, sorted: the proxy's stats port hands them on.
+	Metrics []AppMetrics
+}
+
+// AppMetrics is where an app has metrics for Prometheus: a port of the pod, and a path there that begins with a slash.
+type AppMetrics struct {
+	Port uint16
+	Path string
 }
 
 // WorkloadPort is a port of a pod.

@@ -136,6 +136,7 @@ func (b *Builder) workload(p *pod, ns *namespace) (*Workload, map[uint16]bool) {
 		}
 		w.Ports = append(w.Ports, WorkloadPort{number, protocol, ns.settings.mode(number), member})
 	}
+	w.Metrics = ns.metricsOf(p)
 	slices.SortFunc(w.Ports, func(a, b WorkloadPort) int { return cmp.Compare(a.Number, b.Number) })
 	return w, conflicts
 }

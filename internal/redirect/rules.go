@@ -84,7 +84,10 @@ func output(c Config) []rule {
 	// The pod calls its own Service or address: this is the proxy's second connection of three, and the pod's inbound rules hold for it.
 	rules = append(rules,
 		when("self-call", proxyUser(), overLoopback(), tcp()).then(redirectTo(sidecar.InboundPort)...),
-		when("proxy", proxyUser()).then(accept()...))
+		when("proxy", proxyUser()).then(accept()...),
+		// Who scrapes thousands of pods would have its proxy look up, and keep, each of their addresses. There is nothing but
+		// metrics on that port, and no mTLS.
+		when("scrape", tcp(), destinationPort(sidecar.StatsPort)).then(accept()...))
 	for _, port := range c.ExcludeOutbound {
 		rules = append(rules, when("outbound-excluded", tcp(), destinationPort(port)).then(accept()...))
 	}

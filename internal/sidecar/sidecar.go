@@ -20,7 +20,7 @@ const (
 	OutboundPort = 15001
 	// InboundPort takes the connections that others open to the app.
 	InboundPort = 15006
-	// StatsPort serves /stats/prometheus and /ready, nothing else.
+	// StatsPort serves StatsPath, /ready, and what the app declares as its own metrics; nothing else.
 	StatsPort = 15020
 	// ProbePort serves the app's rewritten probes.
 	ProbePort = 15021
@@ -28,7 +28,7 @@ const (
 
 // RedirectVersion counts the changes of the rules that the init container makes (package redirect). Pods with rules of
 // another version than the operator's must be restarted.
-const RedirectVersion = 1
+const RedirectVersion = 2
 
 // Places in the proxy's container, and what is mounted there.
 const (
@@ -60,6 +60,11 @@ const (
 	SkipDetectionAnnotation = "mesh.tulle.dev/skip-detection"
 	// ProbesAnnotation holds the rewritten probes, a JSON array of Probe.
 	ProbesAnnotation = "mesh.tulle.dev/probes"
+	// MetricsAnnotation says where the app has its metrics, as ports and paths (9090/metrics,9091/stats), or NoMetrics. Where a pod
+	// has the usual annotations for Prometheus, injection makes it of those.
+	MetricsAnnotation = "mesh.tulle.dev/metrics"
+	// NoMetrics in MetricsAnnotation keeps the proxy from handing on any metrics of the app.
+	NoMetrics = "none"
 )
 
 // Probe is one rewritten HTTP probe.

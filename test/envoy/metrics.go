@@ -2,12 +2,14 @@ package envoy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -59,7 +61,9 @@ func (p *Pod) Scrape(prefix string) []Series {
 // ScrapePath gets a path of the stats port of the pod's proxy, as a Prometheus without a sidecar does.
 func (p *Pod) ScrapePath(path string) (status int, body []byte) {
 	p.w.t.Helper()
-	resp, err := p.proxy.probe.Get(fmt.Sprintf("http://%s%s", netip.AddrPortFrom(p.addresses[0], sidecar.StatsPort), path))
+	// Longer than a probe may take: with thousands of series it is megabytes.
+	client := &http.Client{Timeout: 30 * time.Second, Transport: p.proxy.probe.Transport}
+	resp, err := client.Get(fmt.Sprintf("http://%s%s", netip.AddrPortFrom(p.addresses[0], sidecar.StatsPort), path))
 	p.w.check(err)
 	defer resp.Body.Close()
 	body, err = io.ReadAll(resp.Body)
@@ -110,4 +114,20 @@ func (p *Pod) Counted(metric string, labels ...string) float64 {
 		}
 	}
 	return sum
+}
+
+// CertificateOf returns a certificate of the mesh for a workload and an identity, as a proxy would have it.
+func (w *World) CertificateOf(workload, namespace, serviceAccount string) tls.Certificate {
+	w.t.Helper()
+	c, err := w.meshCA.issueNamed(workload, spiffeID(namespace, serviceAccount), "")
+	w.check(err)
+	return c
+}
+
+// AddCrowd is AddHost for a machine that has all addresses of a range: as good as that many pods, for who calls them.
+func (w *World) AddCrowd(name string, args []string, address netip.Addr, all netip.Prefix) *Pod {
+	w.t.Helper()
+	host := w.AddHost(name, args, address)
+	w.check(w.fabric.AddRange(host.ns, address, all))
+	return host
 }

@@ -263,9 +263,7 @@ func TestMetricsCountLoopsOnce(t *testing.T) {
 		}
 		_ = conn.Close()
 		settles(t, "of a silent connection", func() float64 { return client.Counted("envoy_tulle_requests_total", "destination_version", "v1") }, 1)
-		eventually(t, "the connection ends", func() bool {
-			return client.Stat(`^tcp\.outbound\.downstream_cx_`)-client.Stat(`^tcp\.outbound\.downstream_cx_(total|no_route|tx|rx)`) == 0
-		})
+		eventually(t, "the connection ends", func() bool { return client.Stat(`^listener\.outbound\.downstream_cx_active$`) == 0 })
 		if n := client.Counted("envoy_tulle_tcp_connections_opened_total"); n != 0 {
 			t.Errorf("%v TCP connections counted, it was one of HTTP", n)
 		}

@@ -69,7 +69,7 @@ func MoreStats(prefixes ...string) Option {
 	return func(o *options) { o.moreStats = append(o.moreStats, prefixes...) }
 }
 
-// StatsEviction is how often Envoys look for idle series.
+// StatsEviction is how often Envoys look for idle series: a multiple of 5 s.
 func StatsEviction(interval time.Duration) Option {
 	return func(o *options) { o.statsEviction = interval }
 }

@@ -104,6 +104,27 @@ func (f *Fabric) RemoveRoutes(addresses ...netip.Addr) error {
 	})
 }
 
+// AddRange routes a range of addresses to a pod, which has all of them: a bridge could not keep that many neighbours.
+func (f *Fabric) AddRange(pod *NS, via netip.Addr, r netip.Prefix) error {
+	err := f.Do(func() error {
+		return netlink.RouteReplace(&netlink.Route{LinkIndex: f.bridge.Attrs().Index, Dst: ipNet(r), Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK)})
+	})
+	if err != nil {
+		return fmt.Errorf("route to %s: %w", r, err)
+	}
+	return pod.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(r), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: unix.RT_TABLE_LOCAL}
+		if err := netlink.RouteReplace(local); err != nil {
+			return fmt.Errorf("have %s: %w", r, err)
+		}
+		return nil
+	})
+}
+
 // AddAddress gives the fabric an address that every pod reaches, for what runs outside of pods.
 func (f *Fabric) AddAddress(a netip.Addr) error {
 	return f.Do(func() error { return addAddress(f.bridge, netip.PrefixFrom(a, a.BitLen())) })
