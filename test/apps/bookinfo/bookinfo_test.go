@@ -201,3 +201,19 @@ func TestUnknownCommand(t *testing.T) {
 		t.Errorf("got %v, want the list of versions", err)
 	}
 }
+
+func TestFailPercentIsExact(t *testing.T) {
+	s := named("details", "bad")
+	s.failPercent = 30
+	server := httptest.NewServer(detailsHandler(s))
+	t.Cleanup(server.Close)
+	failed := 0
+	for range 100 {
+		if status, _ := getBody(t, server.URL+"/details/0", nil); status == http.StatusInternalServerError {
+			failed++
+		}
+	}
+	if failed != 30 || s.failed.Load() != 30 || s.served.Load() != 100 {
+		t.Errorf("%d of 100 failed, and %d of %d as counted: want 30", failed, s.failed.Load(), s.served.Load())
+	}
+}

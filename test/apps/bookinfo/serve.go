@@ -27,6 +27,9 @@ type service struct {
 	served  atomic.Int64
 	failed  atomic.Int64
 	failing atomic.Bool
+	// failPercent of the requests are answered with an error, evenly spread: what a bad release does.
+	failPercent int64
+	asked       atomic.Int64
 }
 
 // counts is what a service reports about itself.
@@ -46,14 +49,19 @@ func newService(name string) (*service, *flag.FlagSet) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&s.listen, "listen", ":9080", "`address` to listen on")
 	flags.StringVar(&s.Version, "version", "v1", "`version` that responses name")
+	flags.Int64Var(&s.failPercent, "fail-percent", 0, "of a hundred requests, answer this `many` with an error")
 	return s, flags
 }
 
-// counted wraps what the service is for; probes and counters are not counted.
+// counted wraps what the service is for; probes and counters are not counted. It answers in its place when the request is one of those that fail.
 func (s *service) counted(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
-		next(recorder, r)
+		if n := s.asked.Add(1); n*s.failPercent/100 > (n-1)*s.failPercent/100 {
+			writeJSON(recorder, http.StatusInternalServerError, problem{s.identity, "one of those that fail"})
+		} else {
+			next(recorder, r)
+		}
 		s.count(recorder.status >= http.StatusInternalServerError)
 	}
 }
