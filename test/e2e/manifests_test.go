@@ -40,6 +40,12 @@ spec:
   selector: {app: %[1]s}
   ports: [{name: http, port: 9080, targetPort: http}]
 ---
+`, a.name) + a.deployment()
+}
+
+// deployment returns the app's Deployment alone.
+func (a app) deployment() string {
+	return fmt.Sprintf(`
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: %[1]s}
