@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // app is the whole of Bookinfo on loopback.
@@ -215,5 +216,16 @@ func TestFailPercentIsExact(t *testing.T) {
 	}
 	if failed != 30 || s.failed.Load() != 30 || s.served.Load() != 100 {
 		t.Errorf("%d of 100 failed, and %d of %d as counted: want 30", failed, s.failed.Load(), s.served.Load())
+	}
+}
+
+func TestLingering(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	later := lingering(ctx, 50*time.Millisecond)
+	began := time.Now()
+	stop()
+	<-later.Done()
+	if waited := time.Since(began); waited < 50*time.Millisecond {
+		t.Errorf("served for %s after the signal, want 50ms", waited)
 	}
 }

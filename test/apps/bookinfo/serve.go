@@ -30,6 +30,8 @@ type service struct {
 	// failPercent of the requests are answered with an error, evenly spread: what a bad release does.
 	failPercent int64
 	asked       atomic.Int64
+	// linger is how long it goes on serving after it was told to stop, so that clients learn of it first: where a preStop hook can't sleep.
+	linger time.Duration
 }
 
 // counts is what a service reports about itself.
@@ -49,6 +51,7 @@ func newService(name string) (*service, *flag.FlagSet) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&s.listen, "listen", ":9080", "`address` to listen on")
 	flags.StringVar(&s.Version, "version", "v1", "`version` that responses name")
+	flags.DurationVar(&s.linger, "linger", 0, "how `long` to go on serving when told to stop")
 	flags.Int64Var(&s.failPercent, "fail-percent", 0, "of a hundred requests, answer this `many` with an error")
 	return s, flags
 }
@@ -101,7 +104,14 @@ func (s *service) serve(ctx context.Context, handler http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Service, err)
 	}
-	return serveOn(ctx, listener, handler)
+	return serveOn(lingering(ctx, s.linger), listener, handler)
+}
+
+// lingering ends some time after ctx does.
+func lingering(ctx context.Context, linger time.Duration) context.Context {
+	later, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(linger, end) })
+	return later
 }
 
 // idleTimeout is longer than the hour after which Envoy gives up an idle connection: when the server closes first, a
