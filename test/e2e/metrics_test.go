@@ -38,6 +38,9 @@ func TestMetrics(t *testing.T) {
 	t.Run("every query of the dashboards is one", func(t *testing.T) {
 		c.wantQueries(t)
 	})
+	t.Run("what an app counts itself is scraped through its proxy", func(t *testing.T) {
+		c.wantAppMetrics(t)
+	})
 	t.Run("monitors deleted by hand come back, and so do their targets", func(t *testing.T) {
 		uid := func() string {
 			out, _ := c.try(nil, "get", "podmonitors.monitoring.coreos.com", "tulle", "-o", "jsonpath={.metadata.uid}")
@@ -121,6 +124,36 @@ func near(t *testing.T, what string, got, want float64) {
 	if math.Abs(got-want) > want/100 {
 		t.Errorf("%s: Prometheus has %.0f, counted were %.0f", what, got, want)
 	}
+}
+
+// wantAppMetrics declares a port of an app as one for metrics, which nobody but its proxy can reach: the mesh is Strict.
+func (c *cluster) wantAppMetrics(t *testing.T) {
+	p := c.prometheus()
+	c.apply(`
+apiVersion: v1
+kind: Service
+metadata: {name: details-metrics}
+spec:
+  selector: {app: details}
+  ports: [{name: metrics, port: 9080, targetPort: http}]`)
+	pool := "serviceMonitor/" + c.namespace + "/tulle/0"
+	c.eventually("the app's own target to be up", func() bool {
+		targets := c.targets(p, pool)
+		return len(targets) == 1 && targets[0].Up()
+	})
+	if url := c.targets(p, pool)[0].URL; !strings.HasSuffix(url, ":15020/app/9080/metrics") {
+		t.Errorf("scraped at %s, want the proxy's port for statistics", url)
+	}
+	c.load("-stop")
+	want := float64(c.served("details"))
+	var got float64
+	c.eventually("Prometheus to have the app's count", func() bool {
+		for _, s := range c.query(p, `bookinfo_requests_total{namespace=%q,app="details"}`, c.namespace) {
+			got = s.Value
+		}
+		return got >= want
+	})
+	near(t, "requests that details counted", got, want)
 }
 
 // wantQueries asks Prometheus what the dashboards, rules and metric templates ask it, about an HTTP edge and a TCP edge of the sample.

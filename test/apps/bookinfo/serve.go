@@ -76,7 +76,7 @@ func (s *service) count(failed bool) {
 	}
 }
 
-// routes returns a mux with /healthz and /counts.
+// routes returns a mux with /healthz, /counts, and the same as /metrics for Prometheus.
 //
 // PUT /healthz?failing=true makes the service say that it is ill, so that one can see what its probes then do.
 func (s *service) routes() *http.ServeMux {
@@ -94,6 +94,11 @@ func (s *service) routes() *http.ServeMux {
 	})
 	mux.HandleFunc("GET /counts", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, counts{ServedBy: s.identity, Requests: s.served.Load(), Failed: s.failed.Load()})
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("content-type", "text/plain; version=0.0.4")
+		fmt.Fprintf(w, "# TYPE bookinfo_requests_total counter\nbookinfo_requests_total{app=%q} %d\n", s.Service, s.served.Load())
+		fmt.Fprintf(w, "# TYPE bookinfo_failed_total counter\nbookinfo_failed_total{app=%q} %d\n", s.Service, s.failed.Load())
 	})
 	return mux
 }
