@@ -40,6 +40,10 @@ help: ## Show this help.
 demo: $(LAB) ## Show Tulle at work on a real cluster: the lab, or that of KUBECONFIG (with REGISTRY to push images to).
 	@go run ./test/demo
 
+.PHONY: demo-metrics
+demo-metrics: $(LAB) ## Leave the demo and its Prometheus running, and say how to ask it.
+	@go run ./test/demo metrics
+
 .PHONY: demo-down
 demo-down: $(LAB) ## Remove what the demo made.
 	@go run ./test/demo down

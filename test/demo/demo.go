@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tulle-mesh/tulle/internal/sidecar"
+	"github.com/tulle-mesh/tulle/test/prometheus"
 )
 
 const sampleNamespace = "bookinfo"
@@ -27,7 +28,9 @@ type demo struct {
 	references map[string]string
 	// ownTulle says that this checkout's Tulle was installed, and not somebody else's used.
 	ownTulle bool
-	findings findings
+	// prometheus is the one that scrapes the sample, once that was found.
+	prometheus prometheus.Server
+	findings   findings
 }
 
 // checkout finds the root of this checkout from the working directory.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// golden compares with a file of testdata, or writes it with -update.
-func golden(t *testing.T, name, got string) {
+// compare compares with a file of testdata, or writes it with -update.
+func compare(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
@@ -54,9 +55,21 @@ func TestReport(t *testing.T) {
 			{"ratings", "-", "-", "-", 1},
 		},
 		outsider: "refused: EOF",
-		memory:   []proxyMemory{{"reviews-v1-abc", 5.25e6, 21e6}, {"details-abc", 5e6, 20.5e6}},
+		golden: golden{
+			services: []signals{{service: "reviews", requests: 2000, failed: 1, latency: map[string]float64{"p50": 1.25, "p90": 2.5, "p99": 9.75}}},
+			edges: []signals{
+				{"productpage", "reviews", "v1", 1431, 1, map[string]float64{"p50": 1.125, "p90": 2.5, "p99": 8.5}},
+				{"productpage", "reviews", "v2", 569, 0, map[string]float64{"p50": 2.25, "p90": 4.5, "p99": math.NaN()}},
+			},
+		},
+		memory: []proxyMemory{{"reviews-v1-abc", 5.25e6, 21e6}, {"details-abc", 5e6, 20.5e6}},
 	}}
-	golden(t, "report.txt", d.report().String())
+	compare(t, "report.txt", d.report().String())
+
+	d.findings.golden = golden{missing: "this cluster has no prometheus-operator"}
+	if text := d.report().String(); !strings.Contains(text, "none: this cluster has no prometheus-operator\n") {
+		t.Errorf("the report does not say why there are no golden metrics:\n%s", text)
+	}
 }
 
 func TestVerdict(t *testing.T) {
@@ -68,6 +81,7 @@ func TestVerdict(t *testing.T) {
 			}},
 			counted: map[backend]int64{{"reviews", "v1"}: 1, {"reviews", "v2"}: 1, {"ratings", "v1"}: 1, {"datastore", "v1"}: 1},
 			peers:   []peer{{service: "reviews", identity: "spiffe://d/ns/a/sa/b", count: 2}},
+			golden:  golden{services: []signals{{service: "reviews", requests: 2}, {service: "ratings", requests: 1}}},
 		}
 	}
 	if err := good().verdict(); err != nil {
@@ -81,12 +95,39 @@ func TestVerdict(t *testing.T) {
 		"no proxy logged a client":            func(f *findings) { f.peers = nil },
 		"2 requests of clients without a cer": func(f *findings) { f.peers[0].identity = "-" },
 		"a client without a proxy was answer": func(f *findings) { f.answered = true },
+		"3 requests of reviews, counted were": func(f *findings) { f.golden.services[0].requests = 3 },
+		"0 requests of ratings, counted were": func(f *findings) { f.golden.services = f.golden.services[:1] },
 	} {
 		f := good()
 		spoil(&f)
 		if err := f.verdict(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+func TestVerdictToleratesOnePercent(t *testing.T) {
+	f := findings{
+		counted: map[backend]int64{{"details", "v1"}: 1000, {"datastore", "v1"}: 5},
+		golden:  golden{services: []signals{{service: "details", requests: 990}}},
+	}
+	if wrong := f.disagreements(); len(wrong) != 0 {
+		t.Errorf("990 of 1000 is near enough, but: %v", wrong)
+	}
+	f.golden.services[0].requests = 989
+	if wrong := f.disagreements(); len(wrong) != 1 {
+		t.Errorf("989 of 1000 is not near enough, but: %v", wrong)
+	}
+	if wrong := (findings{counted: f.counted, golden: golden{missing: "no operator"}}).disagreements(); len(wrong) != 0 {
+		t.Errorf("without Prometheus there is nothing to compare with, but: %v", wrong)
+	}
+}
+
+func TestIncreaseIsExact(t *testing.T) {
+	w := window{time.Unix(100, 0), time.Unix(130, 250e6)}
+	want := `sum by (a, le) (x{b="c"} @ 130.250) - (sum by (a, le) (x{b="c"} @ 100.000) or 0 * sum by (a, le) (x{b="c"} @ 130.250))`
+	if got := w.increase(`x{b="c"}`, "a", "le"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

@@ -20,7 +20,10 @@ type findings struct {
 	load    loadReport
 	counted map[backend]int64
 	span    span // when the counted traffic was sent
-	peers   []peer
+	// stopped is when the traffic before that ended, and quiet a later moment at which Prometheus had all of it.
+	stopped, quiet time.Time
+	golden         golden
+	peers          []peer
 	// outsider is what a client without a proxy got.
 	outsider string
 	answered bool
@@ -57,7 +60,7 @@ type accessEntry struct {
 const refused = "NR"
 
 func (d *demo) collectEvidence(ctx context.Context) (string, error) {
-	for _, collect := range []func(context.Context) error{d.collectPeers, d.tryFromOutside, d.collectMemory, d.collectMesh} {
+	for _, collect := range []func(context.Context) error{d.collectPeers, d.tryFromOutside, d.collectMemory, d.collectMesh, d.collectGolden, d.leaveTraffic} {
 		if err := collect(ctx); err != nil {
 			return "", err
 		}

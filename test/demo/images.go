@@ -89,6 +89,15 @@ func (d *demo) makeArchive(ctx context.Context, root string, i image, reference,
 // imagesFile tells the end-to-end tests what the images are called.
 func (d *demo) imagesFile() string { return filepath.Join(d.root, "bin", "images.json") }
 
+// saveReferences writes what the images are called, for the end-to-end tests.
+func (d *demo) saveReferences() error {
+	references, err := json.MarshalIndent(d.references, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(d.imagesFile(), append(references, '\n'), 0o644)
+}
+
 // withImages names the images in manifests as the cluster has them.
 func (d *demo) withImages(manifests string) string {
 	for placeholder, reference := range d.references {
@@ -132,11 +141,7 @@ func (d *demo) provideImages(ctx context.Context) (string, error) {
 		d.references[i.placeholder()] = reference
 		names = append(names, i.name)
 	}
-	references, err := json.MarshalIndent(d.references, "", "  ")
-	if err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(d.imagesFile(), append(references, '\n'), 0o644); err != nil {
+	if err := d.saveReferences(); err != nil {
 		return "", err
 	}
 	return strings.Join(names, ", ") + d.target.imagesOutcome(), nil

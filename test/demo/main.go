@@ -1,8 +1,9 @@
 // Command demo shows Tulle at work: a real cluster, Bookinfo, one Mesh, real traffic, counted on both sides.
 //
 //	demo          brings everything up, measures, prints a report and leaves it running
-//	demo install  stops when Tulle is installed
+//	demo install  installs Tulle, and what else the end-to-end tests need
 //	demo previous provides the version that the end-to-end tests upgrade from
+//	demo metrics  leaves the sample and its Prometheus running, and says how to ask it
 //	demo down     removes what the demo brought
 //
 // Without KUBECONFIG it uses the lab, a one-node Kubernetes on this machine. With KUBECONFIG it uses that cluster and
@@ -46,25 +47,32 @@ func run(ctx context.Context, args []string) error {
 		{"cluster", d.startCluster},
 		{"images", d.provideImages},
 		{"cert-manager", d.installCertManager},
+		{"monitoring", d.installMonitoring},
 		{"Tulle", d.installTulle},
 	}
-	show := []step{
-		{"Bookinfo", d.applySample},
-		{"Mesh", d.awaitMesh},
-		{"traffic", d.sendTraffic},
-		{"evidence", d.collectEvidence},
-	}
+	sample := append(install,
+		step{"Bookinfo", d.applySample},
+		step{"Mesh", d.awaitMesh},
+	)
 	switch command {
 	case "show":
 		d.console.heading("Tulle: Bookinfo, one Mesh, real Envoys, on "+d.target.describe(), d.target.intent())
-		if err := d.console.run(ctx, append(install, show...)); err != nil {
+		if err := d.console.run(ctx, append(sample, step{"Prometheus", d.quietPrometheus}, step{"traffic", d.sendTraffic}, step{"evidence", d.collectEvidence})); err != nil {
 			return err
 		}
 		fmt.Println(d.report())
 		return d.findings.verdict()
 	case "install":
 		d.console.heading("Tulle, on "+d.target.describe(), d.target.intent())
-		return d.console.run(ctx, install)
+		return d.console.run(ctx, append(install, step{"Flagger", d.installFlagger}))
+	case "metrics":
+		d.console.heading("Tulle's metrics of Bookinfo, on "+d.target.describe(), d.target.intent())
+		if err := d.console.run(ctx, append(sample, step{"Prometheus", d.awaitPrometheus})); err != nil {
+			return err
+		}
+		text, err := d.showMetrics(ctx)
+		fmt.Println(text)
+		return err
 	case "previous":
 		d.console.heading("Tulle of before, on "+d.target.describe(), "")
 		return d.console.run(ctx, []step{{"cluster", d.startCluster}, {"images", d.providePrevious}})
@@ -72,6 +80,6 @@ func run(ctx context.Context, args []string) error {
 		d.console.heading("Removing the demo from "+d.target.describe(), "")
 		return d.console.run(ctx, []step{{"down", d.down}})
 	default:
-		return fmt.Errorf("unknown command %q: give none, install, previous or down", command)
+		return fmt.Errorf("unknown command %q: give none, install, metrics, previous or down", command)
 	}
 }

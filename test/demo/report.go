@@ -35,6 +35,7 @@ func (d *demo) report() *report {
 	}
 	r.traffic(f)
 	r.counts(f)
+	r.golden(f.golden)
 	r.mtls(f)
 	r.memory(f)
 	r.next(d.target.shell())
@@ -63,6 +64,7 @@ func (f findings) verdict() error {
 			wrong = append(wrong, fmt.Errorf("%s served %d requests of clients without a certificate", p.service, p.count))
 		}
 	}
+	wrong = append(wrong, f.disagreements()...)
 	if f.answered {
 		wrong = append(wrong, errors.New("a client without a proxy was answered"))
 	}

@@ -23,6 +23,8 @@ type target interface {
 	// provideImage makes the image in an archive available to the cluster's nodes under its reference.
 	provideImage(ctx context.Context, archive, reference string) error
 	imagesOutcome() string
+	// bringsPartners says whether the demo installs what Tulle works with there, such as Prometheus.
+	bringsPartners() bool
 	// images returns what stands for images that are not built here, by their names in manifests.
 	images() map[string]string
 	// shell is what points a shell at the cluster; nothing when it is.
@@ -114,6 +116,8 @@ func (l *lab) provideImage(ctx context.Context, archive, _ string) error {
 
 func (l *lab) imagesOutcome() string { return ": built and loaded" }
 
+func (l *lab) bringsPartners() bool { return true }
+
 func (l *lab) shell() string { return `eval "$(make -s lab-env)"` }
 
 func (l *lab) down(ctx context.Context, _ *demo) (string, error) {
@@ -157,6 +161,9 @@ func (g *givenCluster) provideImage(ctx context.Context, archive, reference stri
 }
 
 func (g *givenCluster) imagesOutcome() string { return ": built and pushed to " + g.registry }
+
+// bringsPartners implements target: which monitoring a cluster has is its owner's choice.
+func (g *givenCluster) bringsPartners() bool { return false }
 
 func (g *givenCluster) shell() string { return "" }
 

@@ -51,12 +51,12 @@ func decode(text string, out any) error {
 
 // sendTraffic lets the load generator send a run of its own, between two readings of what the services counted.
 func (d *demo) sendTraffic(ctx context.Context) (string, error) {
-	const loadgen = "deploy/loadgen"
-	load := func(args ...string) (string, error) {
-		return d.kubectl.run(ctx, append([]string{"-n", sampleNamespace, "exec", loadgen, "-c", "loadgen", "--", "bookinfo", "load"}, args...)...)
-	}
-	if _, err := load("-stop"); err != nil {
-		return "", err
+	if d.findings.golden.missing == "" {
+		var err error
+		d.console.set("waiting for Prometheus to scrape what was before")
+		if d.findings.quiet, err = d.awaitScrape(ctx, d.findings.stopped.Add(flushInterval)); err != nil {
+			return "", err
+		}
 	}
 	before, err := d.counts(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 	}
 	d.findings.span.begin = time.Now()
 	d.console.set(fmt.Sprintf("sending %d requests a second for %s", trafficRate, trafficLength))
-	text, err := load(fmt.Sprintf("-rate=%d", trafficRate), "-for="+trafficLength.String(), "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery))
+	text, err := d.load(ctx, fmt.Sprintf("-rate=%d", trafficRate), "-for="+trafficLength.String(), "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery))
 	if err != nil {
 		return "", err
 	}
@@ -76,15 +76,22 @@ func (d *demo) sendTraffic(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// From here on there is always some traffic to look at.
-	if _, err := load("-rate=10", "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery)); err != nil {
-		return "", err
-	}
 	for b, count := range before {
 		after[b] -= count
 	}
 	d.findings.counted = after
 	return fmt.Sprintf("%d requests in %s, each sent once", d.findings.load.Sent, trafficLength), nil
+}
+
+// load lets the load generator start or end a run.
+func (d *demo) load(ctx context.Context, args ...string) (string, error) {
+	return d.kubectl.run(ctx, append([]string{"-n", sampleNamespace, "exec", "deploy/loadgen", "-c", "loadgen", "--", "bookinfo", "load"}, args...)...)
+}
+
+// leaveTraffic starts a run that does not end: there is always some traffic to look at.
+func (d *demo) leaveTraffic(ctx context.Context) error {
+	_, err := d.load(ctx, "-rate=10", "-tester="+tester, "-tester-every="+strconv.Itoa(testerEvery))
+	return err
 }
 
 // counts asks every pod what it served so far.
@@ -120,12 +127,16 @@ func (d *demo) served(ctx context.Context, pod corev1.Pod) (int64, error) {
 	return counts.Requests, decode(text, &counts)
 }
 
+// wayOf is a service's place in the order of a request's way.
+func wayOf(service string) int {
+	return slices.Index([]string{"productpage", "details", "reviews", "ratings", "datastore"}, service)
+}
+
 // backends returns the counted services in the order of a request's way.
 func backends(counted map[backend]int64) []backend {
-	way := []string{"productpage", "details", "reviews", "ratings", "datastore"}
 	return slices.SortedFunc(maps.Keys(counted), func(a, b backend) int {
 		if a.service != b.service {
-			return slices.Index(way, a.service) - slices.Index(way, b.service)
+			return wayOf(a.service) - wayOf(b.service)
 		}
 		if a.version < b.version {
 			return -1

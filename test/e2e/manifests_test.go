@@ -22,6 +22,8 @@ type app struct {
 	replicas int
 	// args of the program; its name without any.
 	args []string
+	// lingers says that the program itself goes on for a while when it is told to stop, and that no preStop hook has it wait.
+	lingers bool
 	// init has the arguments of an init container, which comes before.
 	init []string
 }
@@ -40,6 +42,12 @@ spec:
   selector: {app: %[1]s}
   ports: [{name: http, port: 9080, targetPort: http}]
 ---
+`, a.name) + a.deployment()
+}
+
+// deployment returns the app's Deployment alone.
+func (a app) deployment() string {
+	return fmt.Sprintf(`
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: %[1]s}
@@ -56,9 +64,17 @@ spec:
         imagePullPolicy: IfNotPresent
         args: [%[3]s]
         ports: [{name: http, containerPort: 9080}]
-        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 3}}}`,
-		a.name, max(a.replicas, 1), list(a.argsOrName()), initContainer(a.init))
+        readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}%[5]s`,
+		a.name, max(a.replicas, 1), list(a.argsOrName()), initContainer(a.init), a.hook())
+}
+
+// hook has a pod wait before it ends, so that clients learn of it first.
+func (a app) hook() string {
+	if a.lingers {
+		return ""
+	}
+	return `
+        lifecycle: {preStop: {sleep: {seconds: 3}}}`
 }
 
 func (a app) argsOrName() []string {

