@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"strings"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -33,7 +34,15 @@ func (s *session) acknowledge(req *discoveryv3.DeltaDiscoveryRequest) {
 	for _, i := range r.items {
 		s.settle(i.entry)
 	}
+	for e := range s.changing {
+		if s.taken(e) && !slices.ContainsFunc(e.former, func(ref resource.Ref) bool { return !s.taken(s.entries[ref]) }) {
+			s.release(e)
+		}
+	}
 }
+
+// taken says whether the proxy has answered to all that the view has of an entry.
+func (s *session) taken(e *entry) bool { return e == nil || !s.due(e) && len(e.flight) == 0 }
 
 // sizeOf returns the size of what an unacknowledged response carries, in bytes; 0 when there is none of that nonce.
 func (s *session) sizeOf(nonce string) int {

@@ -34,6 +34,9 @@ type entry struct {
 	prev *resource.Resource
 	// flight are the resources that were sent and not yet acknowledged, oldest first; nil stands for a removal.
 	flight []*resource.Resource
+	// former is what a cluster needed before it changed, and is kept up to date until the proxy has taken the change: a virtual host that
+	// stayed as it was would go on ruling the address until it is removed.
+	former []resource.Ref
 	// await is the nonce of the answer that something that warms waits for.
 	await string
 
@@ -123,7 +126,16 @@ func (s *session) unwant(ref resource.Ref) {
 	if old != nil {
 		s.unwantAll(old.Needs)
 	}
+	s.release(e)
 	s.part(e)
+}
+
+// release drops what a cluster needed before it changed.
+func (s *session) release(e *entry) {
+	former := e.former
+	e.former = nil
+	delete(s.changing, e)
+	s.unwantAll(former)
 }
 
 func (s *session) unwantAll(refs []resource.Ref) {
@@ -174,7 +186,14 @@ func (s *session) reload(e *entry) {
 	if e.cur != nil {
 		s.wantAll(e.cur.Needs)
 	}
-	if old != nil {
+	switch {
+	case old == nil:
+	case e.ref.Type == resource.Cluster && e.atProxy() && (len(e.flight) > 0 || s.due(e)):
+		e.former = append(e.former, old.Needs...)
+		if len(e.former) > 0 {
+			s.changing[e] = struct{}{}
+		}
+	default:
 		s.unwantAll(old.Needs)
 	}
 	s.touch(e)

@@ -48,7 +48,9 @@ type session struct {
 	types   [resource.VirtualHost + 1]typeState
 	entries map[resource.Ref]*entry
 	// leaving are the resources that the proxy holds and nobody wants, since when nothing there needs them (zero: it does).
-	leaving  map[*entry]time.Time
+	leaving map[*entry]time.Time
+	// changing are the clusters that have former needs.
+	changing map[*entry]struct{}
 	rejected map[*entry]struct{}
 	// waiting are the entries whose answer is provisional, and since when it is held back.
 	waiting map[*entry]time.Time
@@ -117,6 +119,7 @@ func newSession(proxy *resource.Proxy, view resource.View, bounds bounds, linger
 		refusals: map[string]struct{}{},
 		entries:  map[resource.Ref]*entry{},
 		leaving:  map[*entry]time.Time{},
+		changing: map[*entry]struct{}{},
 		rejected: map[*entry]struct{}{},
 		waiting:  map[*entry]time.Time{},
 		sent:     map[string]*response{},
