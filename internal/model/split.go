@@ -403,11 +403,12 @@ func (f *following) noteIdle(backend ServiceKey, port servicePort, others bool) 
 		"Service %s has no ready endpoint on port %d, so %s", backend.Name, port.number, fate))
 }
 
-// usable reports whether a port of a Service has endpoints that may be called.
+// usable reports whether a port of a Service has endpoints that may be called and do not drain. An app may refuse what comes after it was told
+// to end.
 func (b *Builder) usable(key ServiceKey, port uint16) bool {
 	e, _ := b.tree.Get(entry{key: key.EndpointsKey()})
 	endpoints, ok := e.value.(*Endpoints)
-	return ok && len(endpoints.Ports[port]) > 0
+	return ok && slices.ContainsFunc(endpoints.Ports[port], func(e Endpoint) bool { return !e.Draining })
 }
 
 // fit makes the sum of weights fit 32 bits, as Envoy needs it, and keeps their proportions as far as that goes. What is above zero stays so.
