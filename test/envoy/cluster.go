@@ -181,7 +181,8 @@ func endpoint(p *corev1.Pod, family corev1.IPFamily) (discoveryv1.Endpoint, bool
 		if err != nil || familyOf(a) != family {
 			continue
 		}
-		ready, serving, terminating := isReady(p), isReady(p), p.DeletionTimestamp != nil
+		serving, terminating := isReady(p), p.DeletionTimestamp != nil
+		ready := serving && !terminating
 		return discoveryv1.Endpoint{
 			Addresses:  []string{ip.IP},
 			NodeName:   &p.Spec.NodeName,
