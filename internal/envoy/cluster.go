@@ -30,6 +30,8 @@ func EndpointsCluster(name, endpoints string) *clusterv3.Cluster {
 // it has an endpoint that Envoy takes for healthy.
 func WeighLocalities(c *clusterv3.Cluster) {
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
+		// Envoy would gather changes of nothing but weights for a second.
+		UpdateMergeWindow: durationpb.New(0),
 		LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		},
