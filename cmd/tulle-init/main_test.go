@@ -45,7 +45,7 @@ func start(t *testing.T, uid uint32, args ...string) (stdout, stderr string, err
 
 func TestSaysWhatItDid(t *testing.T) {
 	out, errs, err := start(t, 0, "-exclude-inbound-ports=9090,9091")
-	want := "tulle-init: TCP of this pod goes through its proxy: 16 rules in nftables table inet tulle, read back; IPv4 and IPv6\n"
+	want := "tulle-init: TCP of this pod goes through its proxy: 17 rules in nftables table inet tulle, read back; IPv4 and IPv6\n"
 	if err != nil || out != want {
 		t.Errorf("stdout %q, stderr %q, error %v; want %q", out, errs, err, want)
 	}

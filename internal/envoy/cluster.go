@@ -27,9 +27,10 @@ func EndpointsCluster(name, endpoints string) *clusterv3.Cluster {
 }
 
 // WeighLocalities makes a cluster choose a locality by its weight, and then an endpoint in it. No locality is spilled over for as long as
-// it has an endpoint that Envoy takes for healthy. Envoy would put off a change of nothing but weights by up to a second.
+// it has an endpoint that Envoy takes for healthy.
 func WeighLocalities(c *clusterv3.Cluster) {
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
+		// Envoy would gather changes of nothing but weights for a second.
 		UpdateMergeWindow: durationpb.New(0),
 		LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},

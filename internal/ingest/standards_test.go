@@ -72,7 +72,7 @@ func TestSplitsAreKnownBeforeTheFirstSnapshot(t *testing.T) {
 	case <-time.After(standardsWait / 2):
 		t.Fatal("it does not go on although the list has come")
 	}
-	rest, _, _ := i.queue.takeRest()
+	rest, _, _, _ := i.queue.takeRest()
 	if len(rest) != 1 || rest[0].object.(*splitv1alpha4.TrafficSplit).Spec.Backends[0].Weight != 3 {
 		t.Errorf("the model is given %+v", rest)
 	}

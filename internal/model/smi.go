@@ -20,7 +20,7 @@ func readSplit(o *splitv1alpha4.TrafficSplit) *split {
 	}
 	s.root, _ = localService(o.Spec.Service, o.Namespace)
 	s.readBackends(len(o.Spec.Backends), func(i int) (string, int64) {
-		return o.Spec.Backends[i].Service, int64(o.Spec.Backends[i].Weight)
+		return o.Spec.Backends[i].Service, o.Spec.Backends[i].Weight
 	})
 	for i, m := range o.Spec.Matches {
 		if i == maxMatches {

@@ -78,16 +78,14 @@ func fillInSpec(field string) func(content, any) {
 	}
 }
 
-// withoutInSpec leaves out a field of the spec that the version does not have.
-func withoutInSpec(field string) func(content) (content, error) {
-	return func(c content) (content, error) {
-		o, err := object(c, "spec")
-		if err != nil {
-			return nil, err
-		}
-		delete(o, field)
-		return c, nil
+// withoutMatches leaves out the matches, which the version does not have.
+func withoutMatches(c content) (content, error) {
+	o, err := object(c, "spec")
+	if err != nil {
+		return nil, err
 	}
+	delete(o, "matches")
+	return c, nil
 }
 
 // renamed is a field that is at the top of an old version and in the spec of the hub.
@@ -208,7 +206,7 @@ func routeForms() map[string]form {
 	}
 	return map[string]form{
 		"v1alpha1": nothing, "v1alpha2": nothing,
-		"v1alpha3": {up: withoutInSpec("matches"), down: withoutInSpec("matches"), keep: keepInSpec("matches"), fill: fillInSpec("matches")},
+		"v1alpha3": {up: withoutMatches, down: withoutMatches, keep: keepInSpec("matches"), fill: fillInSpec("matches")},
 	}
 }
 

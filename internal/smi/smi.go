@@ -72,7 +72,7 @@ type content = map[string]any
 func TrafficSplits() Kind {
 	return Kind{SplitGroup, "TrafficSplit", "trafficsplits", alphas(4), map[string]form{
 		"v1alpha1": {up: upQuantities, down: downQuantities, keep: keepInSpec("matches"), fill: fillInSpec("matches")},
-		"v1alpha2": {up: same, down: withoutInSpec("matches"), keep: keepInSpec("matches"), fill: fillInSpec("matches")},
+		"v1alpha2": {up: same, down: withoutMatches, keep: keepInSpec("matches"), fill: fillInSpec("matches")},
 		"v1alpha3": {up: same, down: same},
 	}}
 }

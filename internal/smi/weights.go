@@ -108,7 +108,7 @@ func whole(weights []*big.Rat) []int64 {
 
 // downQuantities makes quantities of whole numbers.
 func downQuantities(c content) (content, error) {
-	c, err := withoutInSpec("matches")(c)
+	c, err := withoutMatches(c)
 	if err != nil {
 		return nil, err
 	}

@@ -89,8 +89,13 @@ func (w *World) admitPod(p *corev1.Pod) error {
 			}
 		}
 	}
-	if old, ok := w.objects[ref{"Pod", p.Namespace, p.Name}].(*corev1.Pod); ok && len(p.Status.PodIPs) == 0 {
-		p.Status.PodIPs = old.Status.PodIPs
+	if old, ok := w.objects[ref{"Pod", p.Namespace, p.Name}].(*corev1.Pod); ok {
+		if len(p.Status.PodIPs) == 0 {
+			p.Status.PodIPs = old.Status.PodIPs
+		}
+		if injected(old) && !injected(p) { // a pod keeps what it was created with
+			p.Spec, p.Annotations = old.Spec, old.Annotations
+		}
 	}
 	if len(p.Status.PodIPs) == 0 {
 		w.podIPs++

@@ -55,7 +55,9 @@ func testRights(t *testing.T, w *world) {
 			t.Errorf("dist/install.yaml has a rule without bounds: %+v", rule)
 		}
 		writes := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v != "get" && v != "list" && v != "watch" })
-		if writes && slices.ContainsFunc(rule.Resources, func(r string) bool { return slices.Contains([]string{"pods", "services", "nodes", "secrets"}, r) }) {
+		// Of Services it makes one for each version of a weighted rule, which no role can tell from others by name.
+		versions := slices.Equal(rule.Resources, []string{"services"}) && slices.Equal(rule.Verbs, []string{"create", "patch", "delete"})
+		if writes && !versions && slices.ContainsFunc(rule.Resources, func(r string) bool { return slices.Contains([]string{"pods", "services", "nodes", "secrets"}, r) }) {
 			t.Errorf("dist/install.yaml: %+v", rule)
 		}
 	}
