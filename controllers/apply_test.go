@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -21,7 +20,7 @@ func widget(spec map[string]any) *unstructured.Unstructured {
 
 // exact returns an Applier of unstructured objects, with its events.
 func exact() (*Applier, *events.FakeRecorder) {
-	c := fake.NewClientBuilder().WithScheme(scheme.Scheme).WithReturnManagedFields().Build()
+	c := fake.NewClientBuilder().WithScheme(newScheme()).WithReturnManagedFields().Build()
 	recorder := events.NewFakeRecorder(10)
 	return &Applier{
 		Reader: c, Direct: c, Client: c, Events: recorder, Exact: true,

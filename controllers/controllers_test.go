@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,10 +27,17 @@ import (
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
 
+// newScheme returns a scheme of a test's own: the fake client adds to its scheme what it meets.
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(scheme.AddToScheme(s))
+	return s
+}
+
 // applierFor returns an Applier of a cluster that holds objects, with the number of its writes and its events.
 func applierFor(objects ...client.Object) (a *Applier, writes *int, recorder *events.FakeRecorder) {
 	writes = new(int)
-	c := fake.NewClientBuilder().WithScheme(scheme.Scheme).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+	c := fake.NewClientBuilder().WithScheme(newScheme()).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
 		Apply: func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration, options ...client.ApplyOption) error {
 			*writes++
 			return c.Apply(ctx, o, options...)
