@@ -417,68 +417,71 @@ func TestSplitExpectsTheBackendsOwnIdentity(t *testing.T) {
 // Connections are divided by weight, too. A change of weights, and one of the backends, breaks none that is open, refuses none that is new,
 // and is seen by the next.
 func TestSplitOfConnections(t *testing.T) {
-	onEachVersion(t, func(t *testing.T, v envoy.Version) {
-		w := envoy.Start(t, "testdata/split.yaml", envoy.On(v))
-		w.Apply(split("web-canary=20", "web-primary=80"))
-		client := w.Pod("client")
-		const sent = 2000
-		report := client.Repeat(sent, 4, envoy.Call{Protocol: echo.TCP, Request: echo.Request{Address: rootTCP}})
-		if report.Failed() > 0 {
-			t.Fatal(report)
-		}
-		if share := 100 * float64(report.By["web"]) / sent; math.Abs(share-20) > 3 {
-			t.Errorf("the canary got %.1f %% of %d connections, its weight is 20 of 100", share, sent)
-		}
-		open := openConnections(t, client, 10)
-		load := client.StartLoad(2, envoy.Call{Protocol: echo.TCP, Request: echo.Request{Address: rootTCP}})
-		greetings := client.StartLoad(1, envoy.Call{Protocol: echo.Greeting, Request: echo.Request{Address: "10.96.0.10:9001"}})
-		checks := 0
-		before := clusterChanges(client)
-		check := func(want string) {
-			t.Helper()
-			// What Envoy's main thread has acknowledged reaches its workers a moment later.
-			for deadline := time.Now().Add(time.Second); ; {
-				checks++
-				r := client.MustCall(echo.TCP, echo.Request{Address: rootTCP})
-				if r.Name == want {
-					return
-				}
-				if time.Now().After(deadline) {
-					t.Fatalf("a second after the change, a connection went to %s, want %s", r.Name, want)
-				}
+	onEachVersion(t, func(t *testing.T, v envoy.Version) { splitConnections(t, v, 0) })
+}
+
+// splitConnections changes weights and backends of a split of connections while so many clients connect all the time.
+func splitConnections(t *testing.T, v envoy.Version, clients int) {
+	w := envoy.Start(t, "testdata/split.yaml", envoy.On(v))
+	w.Apply(split("web-canary=20", "web-primary=80"))
+	client := w.Pod("client")
+	const sent = 2000
+	report := client.Repeat(sent, 4, envoy.Call{Protocol: echo.TCP, Request: echo.Request{Address: rootTCP}})
+	if report.Failed() > 0 {
+		t.Fatal(report)
+	}
+	if share := 100 * float64(report.By["web"]) / sent; math.Abs(share-20) > 3 {
+		t.Errorf("the canary got %.1f %% of %d connections, its weight is 20 of 100", share, sent)
+	}
+	open := openConnections(t, client, 10)
+	load := client.StartLoad(clients, envoy.Call{Protocol: echo.TCP, Request: echo.Request{Address: rootTCP}})
+	greetings := client.StartLoad(clients, envoy.Call{Protocol: echo.Greeting, Request: echo.Request{Address: "10.96.0.10:9001"}})
+	checks := 0
+	before := clusterChanges(client)
+	check := func(want string) {
+		t.Helper()
+		// What Envoy's main thread has acknowledged reaches its workers a moment later.
+		for deadline := time.Now().Add(time.Second); ; {
+			checks++
+			r := client.MustCall(echo.TCP, echo.Request{Address: rootTCP})
+			if r.Name == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("a second after the change, a connection went to %s, want %s", r.Name, want)
 			}
 		}
-		for range 10 {
-			w.Apply(split("web-canary=100", "web-primary=0"))
-			check("web")
-			w.Apply(split("web-canary=0", "web-primary=100"))
-			check("web-primary")
-		}
-		if n := clusterChanges(client) - before; n != 0 {
-			t.Errorf("%d clusters were added, changed or removed: only weights were", n)
-		}
-		startCanary(w, "next", "next")
-		w.Apply(canaryService("web-next", "next") + "---" + split("web-next=100", "web-canary=0", "web-primary=0"))
-		check("next")
-		w.Apply(split("web-primary=1"))
+	}
+	for range 10 {
+		w.Apply(split("web-canary=100", "web-primary=0"))
+		check("web")
+		w.Apply(split("web-canary=0", "web-primary=100"))
 		check("web-primary")
-		w.Delete("TrafficSplit", "shop/web")
-		check("web-primary")
-		first, second := load.Stop(), greetings.Stop()
-		if first.Failed()+second.Failed() > 0 {
-			t.Errorf("%s\n%s", first, second)
+	}
+	if n := clusterChanges(client) - before; n != 0 {
+		t.Errorf("%d clusters were added, changed or removed: only weights were", n)
+	}
+	startCanary(w, "next", "next")
+	w.Apply(canaryService("web-next", "next") + "---" + split("web-next=100", "web-canary=0", "web-primary=0"))
+	check("next")
+	w.Apply(split("web-primary=1"))
+	check("web-primary")
+	w.Delete("TrafficSplit", "shop/web")
+	check("web-primary")
+	first, second := load.Stop(), greetings.Stop()
+	if first.Failed()+second.Failed() > 0 {
+		t.Errorf("%s\n%s", first, second)
+	}
+	for i, c := range open {
+		if err := c.echo("still here"); err != nil {
+			t.Errorf("connection %d of %d that were open: %v", i, len(open), err)
 		}
-		for i, c := range open {
-			if err := c.echo("still here"); err != nil {
-				t.Errorf("connection %d of %d that were open: %v", i, len(open), err)
-			}
-		}
-		all := sent + first.Sent + second.Sent + checks + len(open)
-		if n := backendCount(w, "web", "web-primary", "next"); n != all {
-			t.Errorf("the backends counted %d, %d were sent", n, all)
-		}
-		t.Logf("%d connections, none failed, and %d that were open stayed so", first.Sent+second.Sent, len(open))
-	})
+	}
+	all := sent + first.Sent + second.Sent + checks + len(open)
+	if n := backendCount(w, "web", "web-primary", "next"); n != all {
+		t.Errorf("the backends counted %d, %d were sent", n, all)
+	}
+	t.Logf("%d connections, none failed, and %d that were open stayed so", first.Sent+second.Sent, len(open))
 }
 
 // openConnection is a TCP connection to a backend.
