@@ -168,7 +168,7 @@ test-e2e: $(LAB) ## The demo's claims on a real cluster: a lab of its own (needs
 	if [ -n "$$own" ]; then eval "$$($(LAB) env)"; fi; \
 	go test -count=1 -parallel 4 -timeout $(E2E_TIMEOUT) $(E2E_FLAGS) ./test/e2e/...
 
-E2E_TIMEOUT := 20m
+E2E_TIMEOUT := 35m
 
 # An hour of it, with the lifetimes that it stands for.
 .PHONY: soak
