@@ -192,7 +192,7 @@ fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
 	  echo "=== $$package $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "./$$package"; \
 	done
 
-# What the goals are measured with. BENCH_FLAGS: see go run ./test/bench/controlplane -help; -scale 50 tries it out in half a minute.
+# What the goals are measured with. BENCH_FLAGS: see go run ./test/bench/controlplane -help; -scale 50 tries it out in a minute or two.
 BENCH_FLAGS ?=
 
 .PHONY: bench-controlplane
@@ -201,6 +201,11 @@ bench-controlplane: $(LAB) build ## Measure the control plane with simulated sid
 	@mkdir -p docs/performance
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
 	go run ./test/bench/controlplane -out docs/performance/controlplane.json $(BENCH_FLAGS)
+	$(MAKE) bench-report
+
+.PHONY: bench-report
+bench-report: ## Make docs/performance.md and its plots from the results that are there.
+	go run ./test/bench/report
 
 .PHONY: bench
 bench: ## Measure the control plane's parts.

@@ -33,6 +33,8 @@ type options struct {
 	rounds     int
 	changes    int
 	rate       int
+	scale      int
+	timeout    time.Duration
 	load       time.Duration
 	logs       string
 	flags      []string
@@ -66,17 +68,20 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.changes, "changes", 200, "how many changes of each kind are measured, one at a time")
 	flags.IntVar(&o.rate, "rate", 50, "endpoint changes per second under load")
 	flags.DurationVar(&o.load, "load", 5*time.Minute, "how long the changes under load go on")
+	flags.DurationVar(&o.timeout, "timeout", 45*time.Minute, "when the run is given up; what was measured until then is written")
 	cases := flags.String("cases", "first,change,load,growth", "what is measured: first configuration, single changes, load with reconnects, growth")
-	scale := flags.Int("scale", 1, "divide all sizes of a mesh by this: 1 is what the goals are for")
+	flags.IntVar(&o.scale, "scale", 1, "divide all sizes of a mesh by this: 1 is what the goals are for")
 	manager := flags.String("manager-flags", "", "further flags of the operator, separated by spaces")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
 	o.cases, o.flags = strings.Split(*cases, ","), strings.Fields(*manager)
-	down := func(n, least int) int { return max(least, n / *scale) }
-	o.small = size{down(1000, 10), down(100, 2), min(10, down(1000, 10))}
-	o.big = size{down(10_000, 20), down(2000, 5), min(20, down(10_000, 20))}
-	o.services = slices.Compact([]int{down(100, 10), o.small.services, o.big.services})
+	down := func(n, least int) int { return max(least, n/o.scale) }
+	// A mesh grows by whole namespaces.
+	services := func(n, least int) int { return max(least, down(n, 1)/100*100) }
+	o.small = size{services(1000, 100), down(100, 2), 10}
+	o.big = size{services(10_000, 200), down(2000, 5), 20}
+	o.services = slices.Compact([]int{services(100, 100), o.small.services, o.big.services})
 	o.sidecars = slices.Compact([]int{down(10, 1), down(100, 2), down(1000, 4), o.big.sidecars, down(5000, 8)})
 	return &o, nil
 }
@@ -100,6 +105,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
 	dir := o.logs
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "tulle-bench-"); err != nil {
@@ -112,6 +119,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	b := &bench{options: o, run: result.New("control plane")}
 	b.run.Condition("the operator alone on CPU %d; the generator, kube-apiserver, etcd and cert-manager on CPU %d", o.serverCPU, o.clientCPU)
+	b.run.Condition("etcd writes without fsync: the write's return, from which receipts are timed, does not wait for a disk")
+	if o.scale > 1 {
+		b.run.Condition("sizes divided by %d: a trial, which the goals are not for", o.scale)
+	}
 	b.cluster, err = cluster.Start(dir)
 	if err == nil {
 		err = b.measure(ctx)

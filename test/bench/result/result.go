@@ -20,6 +20,8 @@ type Run struct {
 	Commit  string    `json:"commit"`
 	Began   time.Time `json:"began"`
 	Machine Machine   `json:"machine"`
+	// LoadBefore are the machine's load averages over 1, 5 and 15 minutes when the run began: what else it did.
+	LoadBefore string `json:"loadBefore"`
 	// Conditions are sentences: sizes, what ran where, what else ran.
 	Conditions []string `json:"conditions,omitempty"`
 	Figures    []Figure `json:"figures"`
@@ -78,7 +80,7 @@ type Point struct {
 
 // New returns a run that begins now, on this machine, of the commit that is checked out.
 func New(name string) *Run {
-	return &Run{Name: name, Commit: commit(), Began: time.Now().UTC().Truncate(time.Second), Machine: machine()}
+	return &Run{Name: name, Commit: commit(), Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), LoadBefore: load()}
 }
 
 // Add notes a figure.
@@ -178,6 +180,16 @@ func machine() Machine {
 		m.Kernel = strings.TrimSpace(string(kernel))
 	}
 	return m
+}
+
+// load returns the load averages.
+func load() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	fields := strings.Fields(string(raw))
+	return strings.Join(fields[:min(3, len(fields))], " ")
 }
 
 // field returns the value of the first line of a file that begins with a name and a colon.
