@@ -82,9 +82,16 @@ func (b *bench) change(ctx context.Context, f *xdsload.Fleet, c cluster.Change, 
 	return since, nil
 }
 
-// toggles makes and unmakes the last endpoint of a Service.
+// toggle makes the last endpoint of a Service ready when it is not, and the other way around. A case begins with what the last one left.
+func (b *bench) toggle(service int) cluster.Change {
+	ready := b.unready[service]
+	b.unready[service] = !ready
+	return b.cluster.EndpointChange(service, ready)
+}
+
+// toggles does so each time.
 func (b *bench) toggles(service int) func(int) cluster.Change {
-	return func(i int) cluster.Change { return b.cluster.EndpointChange(service, i%2 == 1) }
+	return func(int) cluster.Change { return b.toggle(service) }
 }
 
 // single measures changes in the small mesh, each after quiet.

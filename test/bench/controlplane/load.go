@@ -104,7 +104,7 @@ func (b *bench) load(ctx context.Context, f *xdsload.Fleet) (*loaded, error) {
 	}
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	ready, busy := map[int]bool{}, map[int]bool{}
+	busy := map[int]bool{}
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
 	tick := time.NewTicker(time.Second / time.Duration(b.rate))
 	defer tick.Stop()
@@ -120,9 +120,7 @@ func (b *bench) load(ctx context.Context, f *xdsload.Fleet) (*loaded, error) {
 			continue
 		}
 		busy[service] = true
-		is, known := ready[service]
-		ready[service] = known && !is
-		change := b.cluster.EndpointChange(service, ready[service])
+		change := b.toggle(service)
 		l.made++
 		mu.Unlock()
 		running.Go(func() {

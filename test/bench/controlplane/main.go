@@ -95,6 +95,8 @@ type bench struct {
 	cluster  *cluster.Cluster
 	manager  *cluster.Manager
 	children map[string][]int
+	// unready are the Services whose last endpoint is not ready.
+	unready map[int]bool
 }
 
 func run(ctx context.Context, args []string) error {
@@ -117,7 +119,7 @@ func run(ctx context.Context, args []string) error {
 	if o.manager, err = filepath.Abs(o.manager); err != nil {
 		return err
 	}
-	b := &bench{options: o, run: result.New("control plane")}
+	b := &bench{options: o, run: result.New("control plane"), unready: map[int]bool{}}
 	b.run.Condition("the operator alone on CPU %d; the generator, kube-apiserver, etcd and cert-manager on CPU %d", o.serverCPU, o.clientCPU)
 	b.run.Condition("etcd writes without fsync: the write's return, from which receipts are timed, does not wait for a disk")
 	if o.scale > 1 {
