@@ -56,7 +56,7 @@ func (s *Splits) SetupWithManager(m manager.Manager) error {
 		return []reconcile.Request{request}
 	})
 	return builder.ControllerManagedBy(m).Named("splits").WithOptions(options()).
-		WatchesRawSource(s.World.Changed.Source(0)).
+		WatchesRawSource(s.World.Reshaped.Source(0)).
 		WatchesRawSource(s.SplitsChanged.Source(0)).
 		WatchesRawSource(source.Kind(s.Cache, client.Object(&corev1.Service{}), ours)).
 		Complete(contained(s.Panics, "splits", s))
