@@ -380,7 +380,8 @@ func testConversionCertificate(t *testing.T, w *world) {
 		return nil
 	})
 	want := w.secret(identity.WebhookCertificate).Data[corev1.TLSCertKey]
-	w.eventually("the new certificate is served", func() error { return w.servesCertificate(want) })
+	// A successor waits for a minute, for clocks that are behind.
+	eventuallyWithin(w.t, time.Minute+deadline, "the new certificate is served", func() error { return w.servesCertificate(want) })
 	after := conversions.Load()
 	w.eventually("and used", func() error {
 		if conversions.Load() < after+100 {
