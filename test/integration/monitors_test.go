@@ -74,21 +74,24 @@ func exported(t *testing.T, registry *prometheus.Registry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	values := map[string]float64{}
-	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), "tulle_") && !strings.Contains(string(document), "| `"+f.GetName()+"` | "+strings.ToLower(f.GetType().String())+" |") {
-			t.Errorf("docs/monitoring.md does not list %s, a %s", f.GetName(), f.GetType())
+	gather := func() {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, m := range f.GetMetric() {
-			key := f.GetName()
-			for _, l := range m.GetLabel() {
-				key += " " + l.GetValue()
+		clear(values)
+		for _, f := range families {
+			if strings.HasPrefix(f.GetName(), "tulle_") && !strings.Contains(string(document), "| `"+f.GetName()+"` | "+strings.ToLower(f.GetType().String())+" |") {
+				t.Fatalf("docs/monitoring.md does not list %s, a %s", f.GetName(), f.GetType())
 			}
-			values[key] = m.GetGauge().GetValue()
+			for _, m := range f.GetMetric() {
+				key := f.GetName()
+				for _, l := range m.GetLabel() {
+					key += " " + l.GetValue()
+				}
+				values[key] = m.GetGauge().GetValue()
+			}
 		}
 	}
 	for _, want := range []string{
@@ -97,13 +100,21 @@ func exported(t *testing.T, registry *prometheus.Registry) {
 		"tulle_certificate_not_after_timestamp_seconds webhook", "tulle_certificate_not_before_timestamp_seconds control-plane",
 		"tulle_workload_certificate_lifetime_seconds", "tulle_compile_cached_resources", "tulle_xds_streams",
 	} {
-		if _, ok := values[want]; !ok {
-			t.Errorf("no %s in %v", want, values)
-		}
+		eventually(t, want, func() error { // the step before may not have reached all Meshes yet
+			if gather(); !has(values, want) {
+				return fmt.Errorf("not in %v", values)
+			}
+			return nil
+		})
 	}
 	if left := values["tulle_certificate_not_after_timestamp_seconds intermediate"] - float64(time.Now().Unix()); left < 3600 {
 		t.Errorf("the intermediate is valid for %v s", left)
 	}
+}
+
+func has(values map[string]float64, key string) bool {
+	_, ok := values[key]
+	return ok
 }
 
 // peopleMeddle edits, adds to and deletes a monitor.
