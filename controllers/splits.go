@@ -9,9 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/contain"
+	"github.com/tulle-mesh/tulle/internal/model"
 	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
@@ -138,7 +136,7 @@ func (s *Splits) conflict(ctx context.Context, wanted []client.Object) error {
 func (s *Splits) prune(ctx context.Context, keep map[string]bool, live []*unstructured.Unstructured) error {
 	var errs []error
 	for _, split := range live {
-		if split.GetLabels()[managedByLabel] == managedBy && MadeForMesh(split) && !keep[splitKey(split)] {
+		if split.GetLabels()[managedByLabel] == managedBy && model.MadeForMesh(split) && !keep[splitKey(split)] {
 			errs = append(errs, s.Applier.Delete(ctx, split))
 		}
 	}
@@ -149,7 +147,7 @@ func (s *Splits) prune(ctx context.Context, keep map[string]bool, live []*unstru
 	for i := range services.Items {
 		service := &services.Items[i]
 		service.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Service"))
-		if service.Labels[managedByLabel] == managedBy && MadeForMesh(service) && !keep[splitKey(service)] {
+		if service.Labels[managedByLabel] == managedBy && model.MadeForMesh(service) && !keep[splitKey(service)] {
 			errs = append(errs, s.Applier.Delete(ctx, service))
 		}
 	}
@@ -160,21 +158,11 @@ func splitKey(o client.Object) string {
 	return o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetNamespace() + "/" + o.GetName()
 }
 
-// MadeForMesh says whether an object is owned by a Mesh, and so made by Tulle.
-func MadeForMesh(o metav1.Object) bool {
-	owner := metav1.GetControllerOfNoCopy(o)
-	if owner == nil || owner.Kind != "Mesh" {
-		return false
-	}
-	gv, err := schema.ParseGroupVersion(owner.APIVersion)
-	return err == nil && gv.Group == v1alpha1.GroupVersion.Group
-}
-
 // foreignRoots are the Services of which somebody else says in a TrafficSplit how to split them, usable or not.
 func foreignRoots(all []*unstructured.Unstructured) map[client.ObjectKey]bool {
 	roots := map[client.ObjectKey]bool{}
 	for _, split := range all {
-		if MadeForMesh(split) {
+		if model.MadeForMesh(split) {
 			continue
 		}
 		if text, _, _ := unstructured.NestedString(split.Object, "spec", "service"); text != "" {

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
 
@@ -54,9 +53,7 @@ func readService(o *corev1.Service) *service {
 		created:  o.CreationTimestamp.Time,
 		external: o.Spec.Type == corev1.ServiceTypeExternalName,
 		selector: o.Spec.Selector,
-	}
-	if owner := metav1.GetControllerOfNoCopy(o); owner != nil {
-		s.made = owner.Kind == "Mesh" && strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/")
+		made:     MadeForMesh(o),
 	}
 	if s.external {
 		return s

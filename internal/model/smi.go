@@ -9,7 +9,7 @@ import (
 
 // readSplit returns nil for a split that Tulle made.
 func readSplit(o *splitv1alpha4.TrafficSplit) *split {
-	if ownedByMesh(o) {
+	if MadeForMesh(o) {
 		return nil
 	}
 	s := &split{

@@ -62,8 +62,8 @@ type groupProblem struct{ field, reason, text string }
 
 func (g *routeGroup) same(o *routeGroup) bool { return reflect.DeepEqual(g, o) }
 
-// ownedByMesh reports whether Tulle made an object: it is then what a Mesh says, and not read once more.
-func ownedByMesh(o metav1.Object) bool {
+// MadeForMesh reports whether an object is owned by a Mesh, and so made by Tulle: it is then what a Mesh says, and not read once more.
+func MadeForMesh(o metav1.Object) bool {
 	c := metav1.GetControllerOfNoCopy(o)
 	if c == nil || c.Kind != "Mesh" {
 		return false

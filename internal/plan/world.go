@@ -293,7 +293,7 @@ func (w *world) service(name client.ObjectKey) *corev1.Service {
 func (w *world) foreignSplits() func(root client.ObjectKey) bool {
 	roots := map[client.ObjectKey]bool{}
 	for _, o := range w.state {
-		if split, ok := o.(*splitv1alpha4.TrafficSplit); ok && !controllers.MadeForMesh(split) {
+		if split, ok := o.(*splitv1alpha4.TrafficSplit); ok && !model.MadeForMesh(split) {
 			roots[controllers.RootOf(split.Namespace, split.Spec.Service)] = true
 		}
 	}
