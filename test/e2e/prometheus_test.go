@@ -15,15 +15,20 @@ import (
 // flushInterval is how long Envoy keeps what it measured out of its histograms, in the worst case.
 const flushInterval = 5 * time.Second
 
-// prometheus returns the Prometheus that `demo install` brings to a lab.
+// prometheus returns the Prometheus that `demo install` brings to a lab, once it answers: the first test may be faster than its start.
 func (c *cluster) prometheus() prometheus.Server {
 	c.t.Helper()
 	if out, err := c.try(nil, "-n", "monitoring", "get", "prometheuses.monitoring.coreos.com", "demo"); err != nil {
 		c.t.Fatalf("no Prometheus demo in namespace monitoring: run `make test-e2e` without KUBECONFIG, which brings it to a lab of its own: %v %s", err, out)
 	}
-	return prometheus.Server{Namespace: "monitoring", Service: prometheus.OperatedService, Get: func(_ context.Context, path string) (string, error) {
+	p := prometheus.Server{Namespace: "monitoring", Service: prometheus.OperatedService, Get: func(_ context.Context, path string) (string, error) {
 		return c.try(nil, "get", "--raw", path)
 	}}
+	c.eventually("Prometheus to answer", func() bool {
+		_, err := p.Query(c.t.Context(), "vector(1)")
+		return err == nil
+	})
+	return p
 }
 
 // query asks Prometheus for an instant vector.
