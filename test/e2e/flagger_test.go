@@ -22,11 +22,10 @@ func TestFlagger(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			r := release{cluster: c, name: "shop-" + version, client: "load-" + version, api: "smi:" + version}
-			other := *c
-			other.t, r.cluster = t, &other
+			r = r.in(t)
 			r.begin()
-			t.Run("a good version is promoted", func(t *testing.T) { r.promotes(t, "good-"+rand.String(4)) })
-			t.Run("a bad version is rolled back", func(t *testing.T) { r.rollsBack(t, "bad-"+rand.String(4)) })
+			t.Run("a good version is promoted", func(t *testing.T) { r.in(t).promotes(t, "good-"+rand.String(4)) })
+			t.Run("a bad version is rolled back", func(t *testing.T) { r.in(t).rollsBack(t, "bad-"+rand.String(4)) })
 		})
 	}
 }
@@ -35,6 +34,13 @@ func TestFlagger(t *testing.T) {
 type release struct {
 	cluster           *cluster
 	name, client, api string
+}
+
+// in is the release for a test of its own.
+func (r release) in(t *testing.T) release {
+	c := *r.cluster
+	c.t, r.cluster = t, &c
+	return r
 }
 
 // begin starts the app and its client, and hands the app over to Flagger.
