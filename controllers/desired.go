@@ -17,8 +17,9 @@ import (
 // cert-manager issues from, the webhook configurations, what the pods of each namespace mount, and what weighted rules are made into. What
 // depends on issued certificates is left empty in them. It is for those who want to know before it is applied.
 //
-// service returns a Service, nil when there is none; foreign says of which Services somebody else has a TrafficSplit.
-func Desired(namespace string, s *model.Snapshot, service func(client.ObjectKey) *corev1.Service, foreign func(root client.ObjectKey) bool) ([]client.Object, error) {
+// service returns a Service, nil when there is none; live returns the object of that kind and name, nil when there is none. The conflicts say which
+// rules are made into nothing, since somebody else has a name that they need.
+func Desired(namespace string, s *model.Snapshot, service func(client.ObjectKey) *corev1.Service, live func(client.Object) client.Object) ([]client.Object, []SplitConflict, error) {
 	wide := s.Reader().MeshWide()
 	desired := identity.Desired(identity.Options{Namespace: namespace, IssuerRef: wide.Issuer, CertificateDuration: wide.CertificateDuration})
 	desired = append(desired, webhooks.Configurations(enrolled(s), webhooks.Target{
@@ -26,14 +27,11 @@ func Desired(namespace string, s *model.Snapshot, service func(client.ObjectKey)
 	})...)
 	maps, err := bootstrapConfigMaps(bootstrapNamespaces(s), identity.ServerName(identity.ControlPlaneService, namespace), nil)
 	desired = append(desired, maps...)
-	for _, out := range splitOutputs(s, service) {
-		if out.clash != nil {
-			continue
-		}
-		objects, failed := out.objects(smi.TrafficSplits().Hub(), foreign)
-		desired, err = append(desired, objects...), errors.Join(err, failed)
+	decided := decideSplits(s, smi.TrafficSplits().Hub(), service, func(o client.Object) (client.Object, error) { return live(o), nil })
+	for _, d := range decided {
+		desired, err = append(desired, d.objects...), errors.Join(err, d.err)
 	}
-	return desired, err
+	return desired, conflictsOf(decided), err
 }
 
 // Foreign returns a *ConflictError when an object that exists was not made by Tulle: it stays as it is.

@@ -84,8 +84,8 @@ func (f *Findings) setSplitConflicts(conflicts []SplitConflict) {
 	})
 }
 
-// withSplitConflicts adds to the problems of a Mesh what its rules can't be made into.
-func withSplitConflicts(report model.MeshReport, conflicts []SplitConflict) model.MeshReport {
+// WithSplitConflicts adds to the problems of a Mesh what its rules can't be made into.
+func WithSplitConflicts(report model.MeshReport, conflicts []SplitConflict) model.MeshReport {
 	problems := slices.Clone(report.Problems)
 	for _, c := range conflicts {
 		if c.Namespace == report.Namespace && c.Mesh == report.Name {

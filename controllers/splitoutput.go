@@ -37,6 +37,8 @@ type splitOutput struct {
 	services        []client.Object
 	backends        []any
 	owner           metav1.OwnerReference
+	// outranked is true when a TrafficSplit of somebody else rules the Service.
+	outranked bool
 	// clash is not nil when another Service's version has the name that one of these needs.
 	clash error
 }
@@ -60,6 +62,7 @@ func splitOutputs(s *model.Snapshot, root func(client.ObjectKey) *corev1.Service
 				continue
 			}
 			out := splitOutput{namespace: report.Namespace, mesh: report.Name, field: rule.Origin.Field, root: name, owner: ownerOf(report)}
+			_, out.outranked = s.RulingSplit(node.Key)
 			out.addVersions(service, node, rule)
 			outputs = append(outputs, out)
 		}
@@ -179,9 +182,9 @@ func (o *splitOutput) claim(claimed map[string]string) {
 	}
 }
 
-// objects are the Services, and the TrafficSplit in a version unless somebody else splits the Service.
-func (o *splitOutput) objects(version string, foreign func(root client.ObjectKey) bool) ([]client.Object, error) {
-	if foreign(client.ObjectKey{Namespace: o.namespace, Name: o.root}) {
+// wanted are the Services, and the TrafficSplit in a version unless somebody else splits the Service.
+func (o *splitOutput) wanted(version string) ([]client.Object, error) {
+	if o.outranked {
 		return o.services, nil
 	}
 	kind := smi.TrafficSplits()
@@ -196,4 +199,58 @@ func (o *splitOutput) objects(version string, foreign func(root client.ObjectKey
 		return nil, fmt.Errorf("TrafficSplit %s/%s: %w", o.namespace, o.root, err)
 	}
 	return append(slices.Clone(o.services), split), nil
+}
+
+// decidedSplit says what becomes of an output.
+type decidedSplit struct {
+	splitOutput
+	// objects are to be there.
+	objects []client.Object
+	// conflict is not nil when somebody else made one of them: then there are none. A TrafficSplit of which some Services are somebody
+	// else's would not say what the rule says.
+	conflict error
+	// err is not nil when that could not be found out: what is there of them stays as it is.
+	err error
+}
+
+// decideSplits says it of the outputs of all Meshes, for TrafficSplits in a version; empty: while they are not served, when nobody can have objects
+// of the kind. root returns a Service, nil when there is none; live returns an object of that kind and name as it is, nil when there is none.
+func decideSplits(s *model.Snapshot, version string, root func(client.ObjectKey) *corev1.Service, live func(client.Object) (client.Object, error)) []decidedSplit {
+	var decided []decidedSplit
+	for _, out := range splitOutputs(s, root) {
+		d := decidedSplit{splitOutput: out, conflict: out.clash}
+		if version == "" && out.clash == nil {
+			continue
+		}
+		if out.clash == nil {
+			d.objects, d.err = out.wanted(version)
+		}
+		for _, o := range d.objects {
+			existing, err := live(o)
+			if err != nil {
+				d.err = err
+				break
+			}
+			if existing == nil {
+				continue
+			}
+			if err := Foreign(o.GetObjectKind().GroupVersionKind().Kind, existing); err != nil {
+				d.objects, d.conflict = nil, err
+				break
+			}
+		}
+		decided = append(decided, d)
+	}
+	return decided
+}
+
+// conflictsOf are those of what was decided.
+func conflictsOf(decided []decidedSplit) []SplitConflict {
+	var conflicts []SplitConflict
+	for _, d := range decided {
+		if d.conflict != nil {
+			conflicts = append(conflicts, SplitConflict{d.namespace, d.mesh, d.field, d.conflict.Error()})
+		}
+	}
+	return conflicts
 }

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +31,8 @@ type Splits struct {
 	Findings *Findings
 	// TrafficSplits returns those of the cluster and the version that they are in; none when the kind is not served.
 	TrafficSplits func() (version string, all []*unstructured.Unstructured)
+	// TrafficSplit returns one of them, as it is there; nil when it is not.
+	TrafficSplit func(client.ObjectKey) *unstructured.Unstructured
 	// SplitsChanged fires when one of them did.
 	SplitsChanged *Signal
 	// Applier reads Services from Cache. Setup adds to it how to read TrafficSplits, and where they come from.
@@ -44,7 +45,7 @@ type Splits struct {
 
 // SetupWithManager adds the reconciler to a manager.
 func (s *Splits) SetupWithManager(m manager.Manager) error {
-	s.Applier.Reader = splitReader{s.Applier.Reader, s.TrafficSplits}
+	s.Applier.Reader = splitReader{s.Applier.Reader, s.TrafficSplit}
 	s.Applier.Exact = true
 	s.Applier.Origin = func(o client.Object) string { return s.origins[client.ObjectKeyFromObject(o)] }
 	ours := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
@@ -67,41 +68,30 @@ func (s *Splits) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return reconcile.Result{}, nil
 	}
 	version, live := s.TrafficSplits()
-	outputs := splitOutputs(snapshot, func(key client.ObjectKey) *corev1.Service {
+	decided := decideSplits(snapshot, version, func(key client.ObjectKey) *corev1.Service {
 		var service corev1.Service
 		if s.Cache.Get(ctx, key, &service) != nil {
 			return nil // its arrival wakes
 		}
 		return &service
-	})
-	roots := foreignRoots(live)
-	foreign := func(root client.ObjectKey) bool { return roots[root] }
+	}, func(o client.Object) (client.Object, error) { return s.Applier.live(ctx, o) })
 	keep := map[string]bool{}
 	s.origins = map[client.ObjectKey]string{}
-	var conflicts []SplitConflict
-	var errs []error
-	for _, out := range outputs {
-		if version == "" && out.clash == nil {
-			continue // a kind of which nobody can have objects
-		}
-		wanted, err := out.objects(version, foreign)
-		if err == nil {
-			err = errors.Join(out.clash, s.conflict(ctx, wanted))
-		}
-		if conflict, rest := conflictsIn(err); conflict != nil {
-			conflicts = append(conflicts, SplitConflict{out.namespace, out.mesh, out.field, conflict.Error()})
-			continue
-		} else if rest != nil {
-			errs = append(errs, rest)
-			continue
-		}
-		for _, o := range wanted {
+	for _, d := range decided {
+		for _, o := range d.objects {
 			keep[splitKey(o)] = true
-			s.origins[client.ObjectKeyFromObject(o)] = fmt.Sprintf("%s of Mesh %s/%s", out.field, out.namespace, out.mesh)
+			s.origins[client.ObjectKeyFromObject(o)] = fmt.Sprintf("%s of Mesh %s/%s", d.field, d.namespace, d.mesh)
 		}
-		errs = append(errs, unlessEnding(s.Applier.Apply(ctx, wanted...)))
 	}
-	s.Findings.setSplitConflicts(conflicts)
+	var errs []error
+	for _, d := range decided {
+		if d.err != nil {
+			errs = append(errs, d.err)
+			continue
+		}
+		errs = append(errs, unlessEnding(s.Applier.Apply(ctx, d.objects...)))
+	}
+	s.Findings.setSplitConflicts(conflictsOf(decided))
 	return reconcile.Result{}, errors.Join(append(errs, s.prune(ctx, keep, live))...)
 }
 
@@ -111,25 +101,6 @@ func unlessEnding(err error) error {
 		return nil
 	}
 	return err
-}
-
-// conflict returns a *ConflictError if somebody else made one of the objects. It comes before all of them are applied: a TrafficSplit of which some Services are
-// somebody else's would not say what the rule says.
-func (s *Splits) conflict(ctx context.Context, wanted []client.Object) error {
-	for _, o := range wanted {
-		live, err := s.Applier.live(ctx, o)
-		if err != nil {
-			return err
-		}
-		if live == nil {
-			continue
-		}
-		kind := o.GetObjectKind().GroupVersionKind().Kind
-		if err := Foreign(kind, live); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // prune deletes what is not wanted any more of what Tulle made.
@@ -158,30 +129,10 @@ func splitKey(o client.Object) string {
 	return o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetNamespace() + "/" + o.GetName()
 }
 
-// foreignRoots are the Services of which somebody else says in a TrafficSplit how to split them, usable or not.
-func foreignRoots(all []*unstructured.Unstructured) map[client.ObjectKey]bool {
-	roots := map[client.ObjectKey]bool{}
-	for _, split := range all {
-		if model.MadeForMesh(split) {
-			continue
-		}
-		if text, _, _ := unstructured.NestedString(split.Object, "spec", "service"); text != "" {
-			roots[RootOf(split.GetNamespace(), text)] = true
-		}
-	}
-	return roots
-}
-
-// RootOf is the Service that a TrafficSplit of a namespace names, which may be written as a domain name.
-func RootOf(namespace, service string) client.ObjectKey {
-	name, _, _ := strings.Cut(service, ".")
-	return client.ObjectKey{Namespace: namespace, Name: name}
-}
-
 // splitReader reads TrafficSplits where the model's informer keeps them, and all else as before.
 type splitReader struct {
 	client.Reader
-	splits func() (string, []*unstructured.Unstructured)
+	split func(client.ObjectKey) *unstructured.Unstructured
 }
 
 // Get implements client.Reader.
@@ -190,10 +141,10 @@ func (r splitReader) Get(ctx context.Context, key client.ObjectKey, into client.
 	if !ok {
 		return r.Reader.Get(ctx, key, into, options...)
 	}
-	version, all := r.splits()
-	if i := slices.IndexFunc(all, func(s *unstructured.Unstructured) bool { return client.ObjectKeyFromObject(s) == key }); i >= 0 {
-		all[i].DeepCopyInto(u)
-		return nil
+	found := r.split(key)
+	if found == nil {
+		return apierrors.NewNotFound(schema.GroupResource{Group: smi.TrafficSplits().Group, Resource: smi.TrafficSplits().Plural}, key.Name)
 	}
-	return apierrors.NewNotFound(smi.TrafficSplits().Resource(version).GroupResource(), key.Name)
+	found.DeepCopyInto(u)
+	return nil
 }

@@ -12,12 +12,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
 
-// outputsOf returns what is made of a Mesh, in YAML, for Services a, a-b and headless of its namespace.
-func outputsOf(t *testing.T, spec, splitVersion string, foreign ...client.ObjectKey) (made []string, clashes []string) {
+// shopOf is a mesh of Services a, a-b, headless and unselected of the namespace of a Mesh, with these other objects.
+func shopOf(t *testing.T, spec string, others ...client.Object) (*model.Snapshot, func(client.ObjectKey) *corev1.Service) {
 	t.Helper()
 	m := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop", UID: "7"}}
 	if err := yaml.UnmarshalStrict([]byte(spec), &m.Spec); err != nil {
@@ -40,23 +41,29 @@ func outputsOf(t *testing.T, spec, splitVersion string, foreign ...client.Object
 		services[name] = s
 		b.Set(s)
 	}
-	for _, out := range splitOutputs(b.Snapshot(), func(k client.ObjectKey) *corev1.Service { return services[k.Name] }) {
-		if out.clash != nil {
-			clashes = append(clashes, out.field+": "+out.clash.Error())
-			continue
+	for _, o := range others {
+		b.Set(o)
+	}
+	return b.Snapshot(), func(k client.ObjectKey) *corev1.Service { return services[k.Name] }
+}
+
+// outputsOf returns what is made of a Mesh, in YAML, and why the rest is not.
+func outputsOf(t *testing.T, spec, splitVersion string, others ...client.Object) (made []string, conflicts []string) {
+	t.Helper()
+	live := map[string]client.Object{}
+	for _, o := range others {
+		live[splitKey(o)] = o
+	}
+	snapshot, service := shopOf(t, spec, others...)
+	decided := decideSplits(snapshot, splitVersion, service, func(o client.Object) (client.Object, error) { return live[splitKey(o)], nil })
+	for _, c := range conflictsOf(decided) {
+		conflicts = append(conflicts, c.Field+": "+c.Message)
+	}
+	for _, d := range decided {
+		if d.err != nil {
+			t.Fatal(d.err)
 		}
-		objects, err := out.objects(splitVersion, func(root client.ObjectKey) bool {
-			for _, f := range foreign {
-				if f == root {
-					return true
-				}
-			}
-			return false
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range objects {
+		for _, o := range d.objects {
 			raw, err := yaml.Marshal(o)
 			if err != nil {
 				t.Fatal(err)
@@ -64,7 +71,7 @@ func outputsOf(t *testing.T, spec, splitVersion string, foreign ...client.Object
 			made = append(made, string(raw))
 		}
 	}
-	return made, clashes
+	return made, conflicts
 }
 
 // names are the kinds and names of objects in YAML.
@@ -180,12 +187,83 @@ func TestSplitOutputsOfOneName(t *testing.T) {
 	}
 }
 
-// TestForeignSplitLeavesServices: beside somebody else's split there are the Services, which it may name.
+// foreignSplit is a TrafficSplit of somebody else, or of whom it is owned by.
+func foreignSplit(name, service string, owner *metav1.OwnerReference) *splitv1alpha4.TrafficSplit {
+	split := &splitv1alpha4.TrafficSplit{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "split.smi-spec.io/v1alpha4", Kind: "TrafficSplit"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Spec:       splitv1alpha4.TrafficSplitSpec{Service: service, Backends: []splitv1alpha4.TrafficSplitBackend{{Service: "a-b", Weight: 1}}},
+	}
+	if owner != nil {
+		split.OwnerReferences = []metav1.OwnerReference{*owner}
+	}
+	return split
+}
+
+const ruleOfA = `{services: [{name: a, ` + twoVersions + `, routes: [{name: all, to: [{version: v1}, {version: v2}]}]}]}`
+
+// TestForeignSplitLeavesServices: beside somebody else's split there are the Services, which it may name. Which split rules the Service is for the model to
+// say: one that names another namespace's does not, and whose a split is says its owner.
 func TestForeignSplitLeavesServices(t *testing.T) {
 	t.Parallel()
-	made, _ := outputsOf(t, `{services: [{name: a, `+twoVersions+`, routes: [{name: all, to: [{version: v1}, {version: v2}]}]}]}`, "v1alpha4", RootOf("shop", "a.shop.svc.cluster.local"))
-	if diff := cmp.Diff([]string{"Service a-v1", "Service a-v2"}, names(t, made)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+	yes := true
+	services, all := []string{"Service a-v1", "Service a-v2"}, []string{"Service a-v1", "Service a-v2", "TrafficSplit a"}
+	for name, c := range map[string]struct {
+		split *splitv1alpha4.TrafficSplit
+		want  []string
+	}{
+		"a person's":               {foreignSplit("mine", "a", nil), services},
+		"of the same name":         {foreignSplit("a", "a", nil), services},
+		"a domain name":            {foreignSplit("mine", "a.shop.svc.cluster.local", nil), services},
+		"Flagger's":                {foreignSplit("a", "a", &metav1.OwnerReference{APIVersion: "flagger.app/v1beta1", Kind: "Canary", Controller: &yes}), services},
+		"another Mesh kind's":      {foreignSplit("a", "a", &metav1.OwnerReference{APIVersion: "mesh.example/v1", Kind: "Mesh", Controller: &yes}), services},
+		"of another namespace's a": {foreignSplit("mine", "a.other.svc.cluster.local", nil), all},
+		"of another Service":       {foreignSplit("mine", "a-b", nil), all},
+	} {
+		made, conflicts := outputsOf(t, ruleOfA, "v1alpha4", c.split)
+		if diff := cmp.Diff(c.want, names(t, made)); diff != "" || len(conflicts) > 0 {
+			t.Errorf("%s: conflicts %q (-want +got):\n%s", name, conflicts, diff)
+		}
+	}
+}
+
+// TestTakenNames: if one of the names is taken, nothing is made of the rule, and of its neighbour everything.
+func TestTakenNames(t *testing.T) {
+	t.Parallel()
+	spec := `{services: [{name: a, ` + twoVersions + `, routes: [{name: all, to: [{version: v1}, {version: v2}]}]},
+	  {name: a-b, ` + twoVersions + `, routes: [{name: all, to: [{version: v1}, {version: v2}]}]}]}`
+	service := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a-v2"}}
+	ours := service.DeepCopy()
+	ours.Labels = map[string]string{managedByLabel: managedBy}
+	for name, c := range map[string]struct {
+		there client.Object
+		want  string
+	}{
+		"Service":                  {service, "Service shop/a-v2 exists and was not made by Tulle, which needs one of that name: rename or delete it"},
+		"split of another Service": {foreignSplit("a", "unselected", nil), "TrafficSplit shop/a exists and was not made by Tulle, which needs one of that name: rename or delete it"},
+		"what Tulle made":          {ours, ""},
+	} {
+		made, conflicts := outputsOf(t, spec, "v1alpha4", c.there)
+		want, told := []string{"Service a-b-v1", "Service a-b-v2", "TrafficSplit a-b"}, []string{"spec.services[0].routes[0]: " + c.want}
+		if c.want == "" {
+			want, told = append([]string{"Service a-v1", "Service a-v2", "TrafficSplit a"}, want...), nil
+		}
+		if diff := cmp.Diff(want, names(t, made)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(told, conflicts); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestUnreadNames: while nobody can tell whether a name is taken, nothing is called a conflict, and what is there is kept.
+func TestUnreadNames(t *testing.T) {
+	t.Parallel()
+	snapshot, service := shopOf(t, ruleOfA)
+	decided := decideSplits(snapshot, "v1alpha4", service, func(client.Object) (client.Object, error) { return nil, errors.New("no API server") })
+	if len(decided) != 1 || decided[0].err == nil || decided[0].conflict != nil || len(decided[0].objects) != 3 {
+		t.Errorf("decided %+v", decided)
 	}
 }
 
@@ -207,36 +285,12 @@ func TestVersionServiceName(t *testing.T) {
 	}
 }
 
-// TestForeignRoots: whose split it is, is said by its owner and not by its labels.
-func TestForeignRoots(t *testing.T) {
-	t.Parallel()
-	split := func(name, service string, owner *metav1.OwnerReference) *unstructured.Unstructured {
-		u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"service": service}}}
-		u.SetNamespace("shop")
-		u.SetName(name)
-		if owner != nil {
-			u.SetOwnerReferences([]metav1.OwnerReference{*owner})
-		}
-		return u
-	}
-	yes := true
-	got := foreignRoots([]*unstructured.Unstructured{
-		split("a", "a", nil), split("b", "b.shop", &metav1.OwnerReference{APIVersion: "flagger.app/v1beta1", Kind: "Canary", Controller: &yes}),
-		split("c", "c", &metav1.OwnerReference{APIVersion: "mesh.tulle.dev/v1alpha1", Kind: "Mesh", Controller: &yes}),
-		split("d", "d", &metav1.OwnerReference{APIVersion: "mesh.example/v1", Kind: "Mesh", Controller: &yes}), {Object: map[string]any{"spec": 7}},
-	})
-	want := map[client.ObjectKey]bool{{Namespace: "shop", Name: "a"}: true, {Namespace: "shop", Name: "b"}: true, {Namespace: "shop", Name: "d"}: true}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
 // TestSplitConflictsAreTold in the status of the Mesh that they are of, and of no other.
 func TestSplitConflictsAreTold(t *testing.T) {
 	t.Parallel()
 	conflicts := []SplitConflict{{"shop", "shop", "spec.services[0].routes[0]", (&ConflictError{Kind: "Service", Namespace: "shop", Name: "a-v1"}).Error()}}
 	for name, want := range map[string]int{"shop": 1, "other": 0} {
-		if got := withSplitConflicts(model.MeshReport{Namespace: "shop", Name: name}, conflicts).Problems; len(got) != want {
+		if got := WithSplitConflicts(model.MeshReport{Namespace: "shop", Name: name}, conflicts).Problems; len(got) != want {
 			t.Errorf("Mesh %s is told %v", name, got)
 		}
 	}

@@ -160,7 +160,7 @@ func (s *Status) inputs(snapshot *model.Snapshot, reports []model.MeshReport, fl
 	}
 	inputs := make([]status.Input, 0, len(reports))
 	for _, report := range reports {
-		report = withSplitConflicts(withFaults(report, faults), splitConflicts)
+		report = WithSplitConflicts(withFaults(report, faults), splitConflicts)
 		in := status.Input{
 			Report:      report,
 			Namespace:   reader.Namespace(report.Namespace),

@@ -55,6 +55,17 @@ func (i *Ingester) TrafficSplits() (version string, all []*unstructured.Unstruct
 	return f.version, all
 }
 
+// TrafficSplit returns one of them, which nobody may change; nil when it is not there, or they are not known.
+func (i *Ingester) TrafficSplit(key client.ObjectKey) *unstructured.Unstructured {
+	f := i.splits.Load()
+	if f == nil || !f.synced() {
+		return nil
+	}
+	object, _, _ := f.store.GetByKey(key.String())
+	u, _ := object.(*unstructured.Unstructured)
+	return u
+}
+
 // standards follows those kinds.
 type standards struct {
 	Options

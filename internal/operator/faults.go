@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
 // barred tells of the objects that the model can't take in: Meshes in their status, others in that of the Meshes beside them and
@@ -80,10 +81,10 @@ func (s signer) Certificate(ctx context.Context, p *resource.Proxy) (r *resource
 	return r, renewAt, err
 }
 
-// unreadable tells of an object of SMI that makes no sense. Whoever leads records the event.
+// unreadable tells of an object of SMI that makes no sense. Whoever leads records the event; controllers.SplitEvents those of TrafficSplits.
 func (o *operator) unreadable(u *unstructured.Unstructured, err error) {
 	o.Log.Warn("an object counts as not there", "part", "ingest", "kind", u.GetKind(), "object", u.GetNamespace()+"/"+u.GetName(), "error", err)
-	if o.leading.Load() {
+	if u.GetKind() != smi.TrafficSplits().Kind && o.leading.Load() {
 		o.manager.GetEventRecorder("tulle").Eventf(u, nil, corev1.EventTypeWarning, "Unreadable", "Read", "it counts as not there: %s", err.Error())
 	}
 }

@@ -115,9 +115,10 @@ func (o *operator) addReconcilers(term manager.Manager) error {
 			Findings: &findings, Applier: applier(direct), Cache: shared,
 		},
 		&controllers.Splits{
-			Panics: o.panics, World: &o.world, Findings: &findings, TrafficSplits: o.ingest.TrafficSplits, SplitsChanged: &o.splitsChanged,
-			Applier: applier(shared), Cache: shared,
+			Panics: o.panics, World: &o.world, Findings: &findings, TrafficSplits: o.ingest.TrafficSplits, TrafficSplit: o.ingest.TrafficSplit,
+			SplitsChanged: &o.splitsChanged, Applier: applier(shared), Cache: shared,
 		},
+		&controllers.SplitEvents{Panics: o.panics, World: &o.world, TrafficSplits: o.ingest.TrafficSplits, Events: events},
 		&controllers.Bootstrap{
 			Panics: o.panics, Namespace: o.Namespace, World: &o.world, Materials: o.materials, MaterialsChanged: &o.materialsChanged,
 			Findings: &findings, Applier: applier(shared), Cache: shared,

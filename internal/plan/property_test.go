@@ -134,7 +134,7 @@ func keptObjects(t *testing.T, s *model.Snapshot, world []client.Object) []strin
 		}
 		return nil
 	}
-	objects, err := controllers.Desired("tulle-system", s, service, func(client.ObjectKey) bool { return false })
+	objects, _, err := controllers.Desired("tulle-system", s, service, func(client.Object) client.Object { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

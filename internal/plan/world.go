@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/controllers"
 	"github.com/tulle-mesh/tulle/internal/compile"
@@ -43,7 +42,9 @@ type world struct {
 	// desired are the objects that Tulle keeps, and foreign those of their names that somebody else made.
 	desired map[key]client.Object
 	foreign map[key]error
-	notes   []PodNote
+	// splitConflicts are the rules that are not made into TrafficSplits, since somebody else has their names.
+	splitConflicts []controllers.SplitConflict
+	notes          []PodNote
 }
 
 // standIn are the pods that stand for a workload, or for the manifest of a pod.
@@ -263,16 +264,15 @@ func (w *worlds) addSlices(feed state) {
 
 // desire finds the objects that Tulle keeps, and those that are in its way.
 func (w *worlds) desire(out *world) error {
-	objects, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot, out.service, out.foreignSplits())
+	live := func(o client.Object) client.Object { return out.state[desiredKey(o)] }
+	objects, conflicts, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot, out.service, live)
 	if err != nil {
 		return err
 	}
+	out.splitConflicts = conflicts
 	out.desired, out.foreign = map[key]client.Object{}, map[key]error{}
 	for _, o := range objects {
-		k := key{o.GetObjectKind().GroupVersionKind().Kind, client.ObjectKeyFromObject(o)}
-		if k.kind == "" {
-			k.kind = KindOf(o)
-		}
+		k := desiredKey(o)
 		out.desired[k] = o
 		if live := out.state[k]; live != nil {
 			if err := controllers.Foreign(k.kind, live); err != nil {
@@ -289,15 +289,13 @@ func (w *world) service(name client.ObjectKey) *corev1.Service {
 	return s
 }
 
-// foreignSplits says of which Services somebody else has a TrafficSplit.
-func (w *world) foreignSplits() func(root client.ObjectKey) bool {
-	roots := map[client.ObjectKey]bool{}
-	for _, o := range w.state {
-		if split, ok := o.(*splitv1alpha4.TrafficSplit); ok && !model.MadeForMesh(split) {
-			roots[controllers.RootOf(split.Namespace, split.Spec.Service)] = true
-		}
+// desiredKey is the key of an object that Tulle keeps, which may be of a kind that plans are not made of.
+func desiredKey(o client.Object) key {
+	k := key{o.GetObjectKind().GroupVersionKind().Kind, client.ObjectKeyFromObject(o)}
+	if k.kind == "" {
+		k.kind = KindOf(o)
 	}
-	return func(root client.ObjectKey) bool { return roots[root] }
+	return k
 }
 
 // conflict says which object of somebody else keeps the pods of a namespace from being injected; nil when none does.
@@ -315,7 +313,7 @@ func (w *worlds) statuses(out *world, issued identity.Verdict) map[key]*v1alpha1
 	statuses := map[key]*v1alpha1.MeshStatus{}
 	for _, report := range out.snapshot.Meshes() {
 		in := w.statusInput(out, report.Namespace)
-		in.Report, in.Issued = report, issued
+		in.Report, in.Issued = controllers.WithSplitConflicts(report, out.splitConflicts), issued
 		if report.Root {
 			in.Proxies = out.proxyStates(out.snapshot.Namespaces()...)
 		}
