@@ -16,8 +16,8 @@ type hostile struct {
 	*envoy.World
 	client, victim, visitor, evil, trap *envoy.Pod
 	loads                               []*envoy.Load
-	// visits are the calls of the visitor that reached the victim on purpose.
-	visits int
+	// visits are the calls that reached the victim on purpose, received those that the tenant's visitor made to the tenant.
+	visits, received int
 }
 
 const hostileAddress = "10.96.66.1"
@@ -71,8 +71,8 @@ func (h *hostile) untouched(t *testing.T) {
 			}
 		}
 	}
-	if n := h.evil.Count() + h.trap.Count(); n != 0 {
-		t.Errorf("the tenant got %d connections", n)
+	if n := h.evil.Count() + h.trap.Count(); n != h.received {
+		t.Errorf("the tenant got %d connections, its visitor made %d", n, h.received)
 	}
 }
 
@@ -171,6 +171,78 @@ func TestTenantCannotReachForOthers(t *testing.T) {
 				withdraw()
 			})
 		}
+	}
+	h.finish(t)
+}
+
+// tenantSplit is a Service of the tenant, and a TrafficSplit of the tenant's namespace.
+func tenantSplit(spec string) string {
+	return `
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: evil}
+spec: {clusterIP: ` + hostileAddress + `, selector: {app: reviews}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 9000}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: trap, namespace: evil}
+spec: {selector: {app: trap}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 9000}]}
+---
+apiVersion: split.smi-spec.io/v1alpha4
+kind: TrafficSplit
+metadata: {name: reviews, namespace: evil}
+spec: ` + spec + "\n"
+}
+
+// A tenant's TrafficSplits are about Services of its own namespace, and send to those: one of another's Service takes nothing from it and breaks nothing, one
+// with another's Service as backend sends nothing there. Either is told to the tenant.
+func TestTenantsSplits(t *testing.T) {
+	h := startHostile(t)
+	const another, backend = "is no Service of namespace evil; name one", "is no Service of namespace evil, so the backend is left out"
+	for _, c := range []struct{ name, spec, told string }{
+		{"another's Service", "{service: reviews.shop, backends: [{service: trap, weight: 1}]}", another},
+		{"another's Service by its domain name", "{service: reviews.shop.svc.cluster.local, backends: [{service: trap, weight: 1}]}", another},
+		{"another's Service as an absolute name", "{service: reviews.shop.svc.cluster.local., backends: [{service: trap, weight: 1}]}", another},
+		{"another's Service as a path", "{service: shop/reviews, backends: [{service: trap, weight: 1}]}", another},
+		{"another's Service by its address", "{service: 10.96.0.5, backends: [{service: trap, weight: 1}]}", another},
+		{"a part of a name of Tulle's", `{service: "reviews|80", backends: [{service: trap, weight: 1}]}`, another},
+		{"another's Service, to nobody", "{service: reviews.shop, backends: [{service: s, weight: 0}]}", another},
+		{"a Service of the victim's name", "{service: reviews, backends: [{service: trap, weight: 1}]}", "namespace evil has no Service reviews"},
+		{"another's backend", "{service: s, backends: [{service: reviews.shop, weight: 100}]}", backend},
+		{"another's backend by its domain name", "{service: s, backends: [{service: reviews.shop.svc.cluster.local, weight: 100}, {service: s, weight: 1}]}", backend},
+		{"another's backend as a path", "{service: s, backends: [{service: shop/reviews, weight: 100}, {service: s, weight: 1}]}", backend},
+		{"a backend of the victim's name", "{service: s, backends: [{service: reviews, weight: 100}, {service: s, weight: 1}]}", "namespace evil has no Service reviews"},
+	} {
+		h.Run(c.name, func(t *testing.T) {
+			h.Apply(tenantSplit(c.spec))
+			if problems := strings.Join(h.Problems("evil/evil"), "\n"); !strings.Contains(problems, c.told) {
+				t.Errorf("the tenant is told %q, not %q", problems, c.told)
+			}
+			h.untouched(t)
+			// The tenant's own Service goes on as one.
+			for range 3 {
+				for _, p := range []echo.Protocol{echo.HTTP1, echo.HTTP2, echo.TCP} {
+					if r := h.visitor.MustCall(p, echo.Request{Address: fmt.Sprintf("%s:%d", hostileAddress, port(p))}); r.Name != "evil" {
+						t.Errorf("%s to the tenant's Service went to %s", p, r.Name)
+					}
+					h.received++
+				}
+			}
+			h.untouched(t)
+			h.Delete("TrafficSplit", "evil/reviews")
+		})
+	}
+	// A backend of the tenant that lists the victim, whether as a pod or as a cluster IP, and one that has its name.
+	for name, address := range map[string]string{"pod": h.victim.IP4().String(), "cluster IP": "10.96.0.5"} {
+		h.Run("a backend that lists another's "+name, func(t *testing.T) {
+			h.Apply(strings.NewReplacer("name: s,", "name: bait,", "service-name: s}", "service-name: bait}", hostileAddress, "10.96.66.2").Replace(hostileService(address)) +
+				"---" + tenantSplit("{service: s, backends: [{service: bait, weight: 100}, {service: s, weight: 0}]}"))
+			h.refused(t, hostileAddress)
+			h.untouched(t)
+			h.Delete("TrafficSplit", "evil/reviews")
+			h.Delete("EndpointSlice", "evil/s-1")
+			h.Delete("Service", "evil/bait")
+		})
 	}
 	h.finish(t)
 }
