@@ -396,8 +396,11 @@ func (f *following) portShares(port servicePort, candidates []candidate) []Share
 func (f *following) noteIdle(backend ServiceKey, port servicePort, others bool) {
 	i := slices.IndexFunc(f.split.backends, func(be splitBackend) bool { return be.service == backend.Name })
 	fate := "what is sent to it fails"
-	if others {
+	switch {
+	case others:
 		fate = "its weight goes to the others"
+	case len(f.builder.portEndpoints(backend, port.number)) > 0:
+		fate = "what is sent to it goes to pods that drain, and fails once they have ended"
 	}
 	f.add(f.split.note(f.split.backends[i].field+".service", v1alpha1.ConditionResolvedRefs, ReasonBackendWithoutEndpoints,
 		"Service %s has no ready endpoint on port %d, so %s", backend.Name, port.number, fate))
@@ -406,9 +409,15 @@ func (f *following) noteIdle(backend ServiceKey, port servicePort, others bool) 
 // usable reports whether a port of a Service has endpoints that may be called and do not drain. An app may refuse what comes after it was told
 // to end.
 func (b *Builder) usable(key ServiceKey, port uint16) bool {
+	return slices.ContainsFunc(b.portEndpoints(key, port), func(e Endpoint) bool { return !e.Draining })
+}
+
+func (b *Builder) portEndpoints(key ServiceKey, port uint16) []Endpoint {
 	e, _ := b.tree.Get(entry{key: key.EndpointsKey()})
-	endpoints, ok := e.value.(*Endpoints)
-	return ok && slices.ContainsFunc(endpoints.Ports[port], func(e Endpoint) bool { return !e.Draining })
+	if endpoints, ok := e.value.(*Endpoints); ok {
+		return endpoints.Ports[port]
+	}
+	return nil
 }
 
 // fit makes the sum of weights fit 32 bits, as Envoy needs it, and keeps their proportions as far as that goes. What is above zero stays so.
