@@ -48,7 +48,7 @@ removes, the pods that would need a restart, the proxies that would be touched, 
 configuration. Nothing is changed.
 
 Without --dir or --offline it reads the cluster of your kubeconfig. With --dir it reads manifests instead: Services, workloads
-(which stand for their pods), Namespaces, Meshes; kinds that the mesh does not read are ignored.`
+(which stand for their pods), Namespaces, Meshes, TrafficSplits; kinds that the mesh does not read are ignored.`
 
 const planExample = `  # What would this Mesh change in the cluster?
   %[1]s plan -f mesh.yaml

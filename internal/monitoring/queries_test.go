@@ -27,15 +27,10 @@ func read(t *testing.T, path string) string {
 func known(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	for _, m := range metric.FindAllString(read(t, "../../docs/monitoring.md"), -1) {
-		names[m] = true
-	}
-	// What proxies export, as package features/metrics makes it.
-	for _, name := range []string{
-		"requests_total", "request_duration_milliseconds_bucket", "request_bytes_total", "response_bytes_total",
-		"tcp_connections_opened_total", "tcp_connections_closed_total", "tcp_received_bytes_total", "tcp_sent_bytes_total",
-	} {
-		names["envoy_tulle_"+name] = true
+	for _, document := range []string{"../../docs/monitoring.md", "../../docs/metrics.md"} {
+		for _, m := range metric.FindAllString(read(t, document), -1) {
+			names[m] = true
+		}
 	}
 	for _, g := range RuleGroups() {
 		for _, r := range g.Rules {

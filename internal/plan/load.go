@@ -15,12 +15,14 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/manifest"
+	"github.com/tulle-mesh/tulle/internal/smi"
 )
 
 // Loaded are the objects of manifests that a plan is made of.
@@ -72,8 +74,18 @@ func newObject(gvk schema.GroupVersionKind) (o client.Object, namespaced bool) {
 	case admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"):
 		return &admissionregistrationv1.ValidatingWebhookConfiguration{}, false
 	}
+	for _, kind := range standards() {
+		if slices.Contains(kind.Versions, gvk.Version) && gvk == kind.Resource(gvk.Version).GroupVersion().WithKind(kind.Kind) {
+			u := &unstructured.Unstructured{}
+			u.SetGroupVersionKind(gvk)
+			return smi.Nothing(u), true
+		}
+	}
 	return nil, false
 }
+
+// standards are the kinds of SMI that the mesh reads.
+func standards() []smi.Kind { return []smi.Kind{smi.TrafficSplits(), smi.HTTPRouteGroups()} }
 
 // Load reads manifests. Objects without a namespace are of the given one. Its error joins what can't be read, each with its file and document.
 func Load(manifests []manifest.Object, namespace string, admission Admission) (Loaded, error) {
@@ -150,11 +162,27 @@ func load(m manifest.Object, namespace string, admission Admission) (client.Obje
 	if err != nil {
 		return nil, nil, err
 	}
+	if slices.ContainsFunc(standards(), func(k smi.Kind) bool { return k.Group == gvk.Group }) {
+		read, err := loadStandard(raw)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s %s: %w", m.Kind, m.Name(), err)
+		}
+		return read, nil, nil
+	}
 	// Fields that this version does not know are the API server's to judge.
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, o); err != nil {
 		return nil, nil, fmt.Errorf("%s %s: %w", m.Kind, m.Name(), err)
 	}
 	return o, nil, nil
+}
+
+// loadStandard reads an object of SMI in the version that it is written in.
+func loadStandard(raw []byte) (client.Object, error) {
+	u := &unstructured.Unstructured{}
+	if err := u.UnmarshalJSON(raw); err != nil {
+		return nil, err
+	}
+	return smi.Read(u)
 }
 
 // IgnoredText names what was ignored, such as "3 Ingress, 1 Role"; empty when nothing was.

@@ -144,6 +144,8 @@ func TestErrors(t *testing.T) {
 		{"no name", "apiVersion: v1\nkind: Service\n", "input, document 1: Service: metadata.name is missing"},
 		{"namespace that YAML takes for false", "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: n}\n", "Service: metadata.namespace is false, and no text: YAML reads n, y, on, off and numbers as something else, so quote it"},
 		{"wrong type", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: http}]}\n", "input, document 1: Service a: json: cannot unmarshal string"},
+		{"split that can't be read", "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata: {name: a}\nspec: {service: s, backends: [{service: c, weight: 0.5}]}\n",
+			"input, document 1: TrafficSplit a: "},
 		{"unknown version", "apiVersion: mesh.tulle.dev/v1\nkind: Mesh\nmetadata: {name: a}\n", "there is no kind Mesh in mesh.tulle.dev/v1: this tulle knows Mesh in mesh.tulle.dev/v1alpha1"},
 	}
 	for _, tt := range tests {
