@@ -369,6 +369,18 @@ func TestSplitThatCannotBeFollowed(t *testing.T) {
 		all("web")
 		w.Apply(canaryService("idle", "idle") + "---" + split("idle=90", "web-canary=10", "web-primary=0"))
 		all("web")
+		// On a port that a backend lacks its weight goes to the others, on one that it has it takes part.
+		w.Apply(strings.NewReplacer("port: 80,", "port: 81,", "port: 9000}", "port: 9002}").Replace(canaryService("odd", "web-primary")) + "---" + split("odd=1", "web-canary=0"))
+		if told := strings.Join(w.Problems("shop/mesh"), "\n"); !strings.Contains(told, "PortNotFound : TrafficSplit web: spec.backends[0].service: Service odd has no port 80") {
+			t.Errorf("the Mesh is told %q", told)
+		}
+		all("web-primary") // nobody is left who is to get something
+		w.Apply(split("odd=90", "web-canary=10"))
+		all("web")
+		w.Apply(split("odd=100", "web-canary=0"))
+		if r := client.MustCall(echo.Greeting, echo.Request{Address: "10.96.0.10:9001"}); r.Name != "web-primary" {
+			t.Errorf("a connection to the port that it has went to %s", r.Name)
+		}
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,7 @@ func TestSMI(t *testing.T) {
 		{"read", func(t *testing.T, w *world) { testSplitsAreRead(t, w, splits) }},
 		{"certificate and root", testConversionCertificate},
 		{"edited and deleted", func(t *testing.T, w *world) { testDefinitionsAreKept(t, w, splits) }},
+		{"before it is ready", func(t *testing.T, w *world) { testConversionWhileUnready(t, w, op) }},
 		{"restart", func(t *testing.T, w *world) { testConversionAfterRestart(t, w, op) }},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.test(t, w.in(t)) })
@@ -426,6 +428,61 @@ func testDefinitionsAreKept(t *testing.T, w *world, splits *seen) {
 		return client.IgnoreAlreadyExists(w.client.Create(context.Background(), smiObject(t, kind, "v1alpha1", "again", `{spec: {service: s, backends: [{service: c, weight: 500m}]}}`)))
 	})
 	w.eventually("it is read", splits.has("smi/again", 500))
+}
+
+// reluctant makes no snapshot before it may.
+type reluctant struct {
+	*model.Builder
+	may chan struct{}
+}
+
+// Snapshot implements ingest.Builder.
+func (r *reluctant) Snapshot() *model.Snapshot {
+	<-r.may
+	return r.Builder.Snapshot()
+}
+
+// testConversionWhileUnready: a replica converts before it is ready, since it may itself wait for what has to be converted; and the Service that the API
+// server finds it by has replicas that are not ready.
+func testConversionWhileUnready(t *testing.T, w *world, op *running) {
+	op.stop()
+	u := smiObject(t, smi.TrafficSplits(), "v1alpha4", "unready", `{spec: {service: s, backends: [{service: c, weight: 6}]}}`)
+	w.create(u)
+	may := make(chan struct{})
+	release := sync.OnceFunc(func() { close(may) })
+	unready := w.start(func(o *operator.Options) {
+		o.NewBuilder = func(c model.Config) ingest.Builder { return &reluctant{model.NewBuilder(c), may} }
+	})
+	t.Cleanup(func() {
+		release()
+		unready.stop()
+	})
+	w.eventually("a conversion", func() error {
+		_, err := w.getIn(u, "v1alpha1")
+		return err
+	})
+	if err := w.ready(); err == nil {
+		t.Error("it is ready without a snapshot")
+	}
+	release()
+	w.eventually("it is ready once it may be", w.ready)
+
+	raw, err := os.ReadFile("../../config/webhook/service.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := map[string]bool{}
+	for _, document := range bytes.Split(raw, []byte("\n---\n")) {
+		var service corev1.Service
+		if err := yaml.UnmarshalStrict(document, &service); err != nil {
+			t.Fatal(err)
+		}
+		published[service.Name] = service.Spec.PublishNotReadyAddresses
+	}
+	// Admission needs replicas that can inject.
+	if diff := cmp.Diff(map[string]bool{identity.ConversionService: true, identity.WebhookService: false}, published); diff != "" {
+		t.Errorf("whose addresses are published before they are ready (-want +got):\n%s", diff)
+	}
 }
 
 // testConversionAfterRestart: while no operator runs, the stored version serves on, and others are refused; two that start together read all and are ready.
