@@ -59,6 +59,7 @@ func TestPlan(t *testing.T) {
 		test func(*testing.T, *planner)
 	}{
 		{"predictions", testPredictions},
+		{"splits", testPlannedSplits},
 		{"refusals", testRefusals},
 		{"rights", testPlanRights},
 	} {
