@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/ingest"
 	"github.com/tulle-mesh/tulle/internal/inject"
 	"github.com/tulle-mesh/tulle/internal/meshschema"
+	"github.com/tulle-mesh/tulle/internal/monitoring"
 	"github.com/tulle-mesh/tulle/internal/plan"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 	"github.com/tulle-mesh/tulle/internal/smi"
@@ -168,7 +169,24 @@ func (c *cluster) fill(ctx context.Context, in *plan.Input, applied []client.Obj
 	}
 	in.World = append(in.World, own...)
 	in.Issued = issued(in.World)
-	return nil
+	in.Monitoring, err = c.monitoring()
+	return err
+}
+
+// monitoring are the kinds of the Prometheus Operator that the cluster has, of those that Tulle makes.
+func (c *cluster) monitoring() ([]string, error) {
+	var kinds []string
+	for _, kind := range []string{monitoring.PodMonitor, monitoring.ServiceMonitor, monitoring.PrometheusRule} {
+		gvk := monitoring.GVK(kind)
+		_, err := c.client.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		switch {
+		case err == nil:
+			kinds = append(kinds, kind)
+		case !meta.IsNoMatchError(err):
+			return nil, fmt.Errorf("ask the cluster at %s for its kinds: %w", c.config.Host, err)
+		}
+	}
+	return kinds, nil
 }
 
 // operator reads the operator's Deployment, unless flags say all that it could.

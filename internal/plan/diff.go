@@ -167,7 +167,7 @@ func compareValues(path string, a, b any, out *[]string) {
 	}
 }
 
-// compareLists compares items by the name that they have; those without one by their value.
+// compareLists compares items by the name that they have, or what they are about: a backend's Service, an endpoint's port; all others by their value.
 func compareLists(path string, a, b []any, out *[]string) {
 	x, y := named(a), named(b)
 	for _, name := range slices.Sorted(maps.Keys(x)) {
@@ -189,7 +189,7 @@ func named(list []any) map[string]any {
 	for _, item := range list {
 		fields, _ := item.(map[string]any)
 		name := short(item)
-		for _, field := range []string{"name", "key"} {
+		for _, field := range []string{"name", "key", "service", "port"} {
 			if text, ok := fields[field].(string); ok {
 				name = text
 				break

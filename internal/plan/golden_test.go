@@ -23,7 +23,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 // TestGolden compares what is told of testdata/*.in.yaml with testdata/*.out.txt. Each input has what there is, and after the lines
-// "# apply" and "# delete" what would be done; "# envoy: NAME" asks for differences of Envoy's configuration.
+// "# apply" and "# delete" what would be done; "# envoy: NAME" asks for differences of Envoy's configuration; "# monitoring: KIND..." are those that the cluster has.
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil || len(inputs) == 0 {
@@ -83,6 +83,9 @@ func read(t *testing.T, text string) (in plan.Input, filter string) {
 	for line := range strings.Lines(text) {
 		if name, ok := strings.CutPrefix(line, "# envoy: "); ok {
 			in.Envoy, filter = true, strings.TrimSpace(name)
+		}
+		if kinds, ok := strings.CutPrefix(line, "# monitoring: "); ok {
+			in.Monitoring = strings.Fields(kinds)
 		}
 	}
 	in.World, _ = load(t, world)

@@ -44,6 +44,8 @@ type Input struct {
 	Apply, Delete []client.Object
 	// Refused are those of Apply that somebody has refused already.
 	Refused []Refusal
+	// Monitoring are the kinds of the Prometheus Operator that there are, such as PodMonitor: monitors of no others are planned.
+	Monitoring []string
 	// Issued is what is known of certificates; zero when nothing is.
 	Issued identity.Verdict
 	// Now is when it would be applied: the age of what is created.

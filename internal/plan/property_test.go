@@ -134,7 +134,9 @@ func keptObjects(t *testing.T, s *model.Snapshot, world []client.Object) []strin
 		}
 		return nil
 	}
-	objects, _, err := controllers.Desired("tulle-system", s, service, func(client.Object) client.Object { return nil })
+	objects, _, err := controllers.Desired("tulle-system", s, controllers.Surroundings{
+		Service: service, Live: func(client.Object) client.Object { return nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

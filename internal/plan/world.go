@@ -264,8 +264,9 @@ func (w *worlds) addSlices(feed state) {
 
 // desire finds the objects that Tulle keeps, and those that are in its way.
 func (w *worlds) desire(out *world) error {
-	live := func(o client.Object) client.Object { return out.state[desiredKey(o)] }
-	objects, conflicts, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot, out.service, live)
+	objects, conflicts, err := controllers.Desired(w.in.Model.OperatorNamespace, out.snapshot, controllers.Surroundings{
+		Service: out.service, Live: func(o client.Object) client.Object { return out.state[desiredKey(o)] }, Monitoring: w.in.Monitoring,
+	})
 	if err != nil {
 		return err
 	}

@@ -71,6 +71,42 @@ func testPlannedSplits(t *testing.T, p *planner) {
 	p.splitsComeTrue(made)
 }
 
+// testPlannedMonitors: the monitors of a namespace are planned once the cluster has their kinds.
+func testPlannedMonitors(t *testing.T, p *planner) {
+	p.installMonitoring()
+	p.monitor("base", "PodMonitor") // the operator has seen them
+	p.namespace("watched")
+	const watched = "apiVersion: mesh.tulle.dev/v1alpha1\nkind: Mesh\nmetadata: {name: watched, namespace: watched}\n"
+	planned := func(spec string) (monitors []string) {
+		t.Helper()
+		manifest := watched + spec
+		made := p.plan(0, manifest)
+		for _, o := range made.Objects {
+			if o.Kind == "PodMonitor" || o.Kind == "ServiceMonitor" || o.Kind == "PrometheusRule" {
+				monitors = append(monitors, fmt.Sprintf("%s %s %s/%s", o.Action, o.Kind, o.Namespace, o.Name))
+			}
+		}
+		p.apply(manifest)
+		p.comesTrue(made)
+		return monitors
+	}
+	p.create(p.service("watched", "web", "http-metrics"))
+	want := []string{"Create PodMonitor watched/tulle", "Create ServiceMonitor watched/tulle"}
+	if diff := cmp.Diff(want, planned("spec: {}\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, kind := range []string{"PodMonitor", "ServiceMonitor"} {
+		p.monitor("watched", kind)
+	}
+	want = []string{"Delete PodMonitor watched/tulle", "Delete ServiceMonitor watched/tulle"}
+	if diff := cmp.Diff(want, planned("spec: {observability: {metrics: {serviceMonitor: Never}}}\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, kind := range []string{"PodMonitor", "ServiceMonitor"} {
+		p.eventually(kind+" goes", func() error { return p.gone(newMonitor("watched", kind)) })
+	}
+}
+
 // plansSplits compares what a plan says of Services and TrafficSplits.
 func (p *planner) plansSplits(made *plan.Plan, want ...string) {
 	p.t.Helper()

@@ -60,6 +60,7 @@ func TestPlan(t *testing.T) {
 	}{
 		{"predictions", testPredictions},
 		{"splits", testPlannedSplits},
+		{"monitors", testPlannedMonitors},
 		{"refusals", testRefusals},
 		{"rights", testPlanRights},
 	} {
