@@ -266,7 +266,7 @@ func (f *following) match(node *Split) {
 		case m.group == "": // readSplit has said so
 		case g == nil:
 			f.add(s.problem(m.field, v1alpha1.ConditionResolvedRefs, ReasonRouteGroupNotFound,
-				"namespace %s has no HTTPRouteGroup %s, so the split is not for any request that it would match; create it", f.ns.name, m.group))
+				"namespace %s has no HTTPRouteGroup %s that can be read, so the split is not for any request that it would match; create or correct it", f.ns.name, m.group))
 		default:
 			for _, p := range g.problems {
 				f.add(s.problem(m.field, v1alpha1.ConditionAccepted, p.reason, "HTTPRouteGroup %s: %s: %s", m.group, p.field, p.text))

@@ -50,7 +50,7 @@ func wrongSplits() []wrongSplit {
 		{"headless", `{service: headless, backends: [{service: one, weight: 1}]}`, accepted, "NoClusterIP",
 			"spec.service", "Service headless has no cluster IP"},
 		{"groupless", `{service: groupless, backends: [{service: one, weight: 1}], matches: [{kind: HTTPRouteGroup, name: nobody}]}`, resolved, "RouteGroupNotFound",
-			"spec.matches[0]", "namespace smi has no HTTPRouteGroup nobody"},
+			"spec.matches[0]", "namespace smi has no HTTPRouteGroup nobody that can be read"},
 		{"wordless", `{service: wordless, backends: [{service: one, weight: 1}], matches: [{kind: HTTPRouteGroup, name: odd}]}`, accepted, "InvalidRoute",
 			"spec.matches[0]", "HTTPRouteGroup odd: spec.matches[0].pathRegex"},
 	}
@@ -155,9 +155,14 @@ func testWrongSplitsInEvents(t *testing.T, w *world, _ *v1alpha1.Mesh) {
 		w.create(split)
 		versions[c.name] = split.GetResourceVersion()
 	}
+	w.namespace("unmeshed")
+	unmeshed := smiObject(t, smi.TrafficSplits(), "v1alpha2", "early", `{spec: {service: s, backends: [{service: c, weight: 1}]}}`)
+	unmeshed.SetNamespace("unmeshed")
+	w.create(unmeshed)
 	for _, c := range wrongSplits() {
 		w.event("smi", "TrafficSplit", c.name, c.reason, c.field+": "+c.text)
 	}
+	w.event("unmeshed", "TrafficSplit", "early", "NotMeshed", "namespace unmeshed has no Mesh, so no proxy follows the split")
 	// What was wrong is put right.
 	w.create(backendService("nobody", 80), servedBy("nobody"))
 	w.event("smi", "TrafficSplit", "missing", "Resolved", "is so no more")
