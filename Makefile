@@ -143,14 +143,6 @@ test-envoy: $(LAB) ## Traffic through real Envoys of each supported minor, in ne
 	TULLE_ENVOY_1_38="$$($(LAB) path envoy-1.38.3)/envoy" \
 	go test -count=1 -parallel 5 -timeout 30m ./test/envoy/...
 
-.PHONY: test-open
-test-open: $(LAB) ## Promises that are not kept yet (see docs/status.md), on real Envoys: fails, now and then at least.
-	$(LAB) build envoy
-	TULLE_ENVOY_1_40="$$($(LAB) path envoy-1.40.0)/envoy" \
-	TULLE_ENVOY_1_39="$$($(LAB) path envoy-1.39.3)/envoy" \
-	TULLE_ENVOY_1_38="$$($(LAB) path envoy-1.38.3)/envoy" \
-	go test -tags open -count=5 -timeout 30m -run '^TestSplitOfConnectionsUnderLoad$$' ./test/envoy
-
 .PHONY: test-integration
 test-integration: $(LAB) ## Controllers and webhooks against a real API server, etcd and cert-manager.
 	$(LAB) build apiserver certmanager prometheus-operator

@@ -140,7 +140,9 @@ func questions() []resource.Ref {
 				resource.Ref{Type: resource.Endpoints, Name: s + "|80|" + version},
 				resource.Ref{Type: resource.Cluster, Name: "svc|" + s + "|80|" + version})
 		}
-		refs = append(refs, resource.Ref{Type: resource.Endpoints, Name: "split|" + s + "|80"})
+		for _, rest := range []string{"mtls|x", "plaintext|x", "mtls|x,y", "plaintext|x,y"} {
+			refs = append(refs, resource.Ref{Type: resource.Endpoints, Name: "split|" + s + "|80|" + rest})
+		}
 	}
 	return refs
 }

@@ -2,6 +2,7 @@ package features
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -33,13 +34,22 @@ func EndpointsName(s model.ServiceKey, port uint16, version string) string {
 	return s.Namespace + "/" + s.Name + "|" + strconv.Itoa(int(port)) + "|" + version
 }
 
-// SplitEndpointsName names the endpoints of all backends of the TrafficSplit of a Service, for connections.
-func SplitEndpointsName(root model.ServiceKey, port uint16) string {
-	return SplitPrefix + root.Namespace + "/" + root.Name + "|" + strconv.Itoa(int(port))
+// SplitEndpointsName names the endpoints that a TrafficSplit gives the clients of a Service's port, for connections. It says of which
+// backends, by name, and whether of those too that are called in plaintext, since that is what a cluster has sockets for.
+func SplitEndpointsName(root model.ServiceKey, port uint16, backends []string, plaintext bool) string {
+	sockets := SplitMutualTLS
+	if plaintext {
+		sockets = SplitPlaintext
+	}
+	return SplitPrefix + root.Namespace + "/" + root.Name + "|" + strconv.Itoa(int(port)) + "|" + sockets + "|" + strings.Join(backends, ",")
 }
 
-// SplitPrefix begins the names of SplitEndpointsName.
-const SplitPrefix = "split|"
+// Parts of the names of SplitEndpointsName.
+const (
+	SplitPrefix    = "split|"
+	SplitMutualTLS = "mtls"
+	SplitPlaintext = "plaintext"
+)
 
 // ServiceClusterName names the cluster of a version of a Service, or of all its pods, that virtual hosts point at.
 func ServiceClusterName(s model.ServiceKey, port uint16, version string) string {

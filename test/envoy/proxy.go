@@ -26,12 +26,14 @@ import (
 	"github.com/tulle-mesh/tulle/test/netns"
 )
 
+// Workers is the number of threads that forward, of each Envoy.
+const Workers = 2
+
 const (
 	// readyTimeout bounds the start of an Envoy, on a machine that is busy with several.
 	readyTimeout = 30 * time.Second
 	// pollInterval is how often what has no signal is looked at.
 	pollInterval = 10 * time.Millisecond
-	concurrency  = 2
 	// logLevelVariable is the environment variable that makes Envoys log more than warnings.
 	logLevelVariable = "TULLE_ENVOY_LOG_LEVEL"
 )
@@ -139,7 +141,7 @@ func (p *proxy) run(binary, config string) error {
 	defer stderr.Close()
 	level := cmp.Or(os.Getenv(logLevelVariable), "warning")
 	p.cmd = exec.Command("/proc/self/fd/3",
-		"--config-yaml", config, "--concurrency", strconv.Itoa(concurrency), "--log-level", level, "--disable-hot-restart")
+		"--config-yaml", config, "--concurrency", strconv.Itoa(Workers), "--log-level", level, "--disable-hot-restart")
 	p.cmd.ExtraFiles = []*os.File{exe}
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: sidecar.UID, Gid: sidecar.GID}}

@@ -73,12 +73,8 @@ func cluster(c *features.Cluster) {
 // the root's.
 func split(c *features.Cluster) {
 	secure(c, features.ServiceSecretName(c.Service.Key))
-	for _, s := range c.Backends {
-		i := slices.IndexFunc(s.Ports, func(p model.Port) bool { return p.Number == c.Port.Number })
-		if i >= 0 && s.Ports[i].Mode != v1alpha1.MTLSStrict {
-			envoy.AllowPlaintext(c.Cluster, plaintextKey)
-			break
-		}
+	if PlaintextBackends(c.Backends, c.Port.Number) {
+		envoy.AllowPlaintext(c.Cluster, plaintextKey)
 	}
 	for _, s := range c.Backends {
 		peers := features.ServiceSecretName(s.Key)
@@ -89,6 +85,14 @@ func split(c *features.Cluster) {
 			}
 		}
 	}
+}
+
+// PlaintextBackends reports whether pods of the backends of a split may be called in plaintext on a port.
+func PlaintextBackends(backends []*model.Service, port uint16) bool {
+	return slices.ContainsFunc(backends, func(s *model.Service) bool {
+		i := slices.IndexFunc(s.Ports, func(p model.Port) bool { return p.Number == port })
+		return i >= 0 && s.Ports[i].Mode != v1alpha1.MTLSStrict
+	})
 }
 
 // splitEndpoint says whose an endpoint is. One that is called in plaintext proves nothing.
