@@ -129,6 +129,18 @@ func divide(p model.WorkloadPort) []division {
 		}
 	}
 	if p.Mode == v1alpha1.MTLSStrict {
+		// TLS of who is no sidecar, such as a Prometheus, if it has a certificate of the mesh. These are chains of their own, so that those
+		// of sidecars stay the same, and open, when the mode changes. No protocol is negotiated: what an app speaks nobody knows, so that
+		// who could speak HTTP/2 speaks HTTP/1.
+		switch p.Protocol {
+		case model.HTTP:
+			add("client-http", true, true, transportTLS)
+		case model.TCP:
+			add("client-tcp", true, false, transportTLS)
+		default:
+			add("client-http", true, true, transportTLS, envoy.NegotiableHTTP()...)
+			add("client-tcp", true, false, transportTLS)
+		}
 		return out
 	}
 	if p.Mode == v1alpha1.MTLSPermissive {

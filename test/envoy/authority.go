@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -74,25 +75,44 @@ func (a *authority) issueNamed(commonName, spiffeID, dnsName string) (tls.Certif
 	if err != nil {
 		return tls.Certificate{}, err
 	}
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: commonName},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if dnsName != "" {
+		template.DNSNames = []string{dnsName}
+	}
+	return a.sign(template, spiffeID, key)
+}
+
+// issueForClient signs what cert-manager makes of a Certificate with no more than a URI and a client's usages: an RSA key, and a subject that is empty.
+func (a *authority) issueForClient(uri string) (tls.Certificate, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return a.sign(&x509.Certificate{
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}, uri, key)
+}
+
+// sign completes a template and signs it; without a URI if that is empty.
+func (a *authority) sign(template *x509.Certificate, uri string, key crypto.Signer) (tls.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: commonName},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(a.lifetime),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if spiffeID != "" {
-		id, err := url.Parse(spiffeID)
+	template.SerialNumber = serial
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(a.lifetime)
+	if uri != "" {
+		id, err := url.Parse(uri)
 		if err != nil {
 			return tls.Certificate{}, err
 		}
 		template.URIs = []*url.URL{id}
-	}
-	if dnsName != "" {
-		template.DNSNames = []string{dnsName}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {

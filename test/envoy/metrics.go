@@ -124,6 +124,25 @@ func (w *World) CertificateOf(workload, namespace, serviceAccount string) tls.Ce
 	return c
 }
 
+// IssuedCertificate returns a certificate such as cert-manager issues for a Certificate that names an issuer of the mesh's root and a URI (empty:
+// none), with the usages of a client.
+func (w *World) IssuedCertificate(uri string) tls.Certificate {
+	w.t.Helper()
+	c, err := w.meshCA.issueForClient(uri)
+	w.check(err)
+	return c
+}
+
+// ForeignCertificate is IssuedCertificate of a root that the mesh does not know.
+func (w *World) ForeignCertificate(uri string) tls.Certificate {
+	w.t.Helper()
+	stranger, err := newAuthority("stranger", time.Hour)
+	w.check(err)
+	c, err := stranger.issueForClient(uri)
+	w.check(err)
+	return c
+}
+
 // AddCrowd is AddHost for a machine that has all addresses of a range: as good as that many pods, for who calls them.
 func (w *World) AddCrowd(name string, args []string, address netip.Addr, all netip.Prefix) *Pod {
 	w.t.Helper()

@@ -180,6 +180,9 @@ func (p *Pod) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return p.ns.DialContext(ctx, "tcp", address)
 }
 
+// Listen opens a port of the pod, as an app of it would.
+func (p *Pod) Listen(address string) (net.Listener, error) { return p.ns.Listen("tcp", address) }
+
 // Client returns a new client in the pod.
 func (p *Pod) Client(keepAlive bool) *echo.Client {
 	c := echo.NewClient(echo.ClientOptions{Dial: p.ns.DialContext, KeepAlive: keepAlive})
