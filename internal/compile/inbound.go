@@ -129,16 +129,12 @@ func divide(p model.WorkloadPort) []division {
 		}
 	}
 	if p.Mode == v1alpha1.MTLSStrict {
-		// TLS of who is no sidecar, such as a Prometheus, if it has a certificate of the mesh. These are chains of their own, so that those
-		// of sidecars stay the same, and open, when the mode changes. No protocol is negotiated: what an app speaks nobody knows, so that
-		// who could speak HTTP/2 speaks HTTP/1.
-		switch p.Protocol {
-		case model.HTTP:
+		// TLS of who is no sidecar, such as a Prometheus, if it has a certificate of the mesh. It has a chain of its own, so that those of
+		// sidecars stay the same, and open, when the mode changes; one, since each costs every pod 60 to 70 kB. No protocol is
+		// negotiated: what the app speaks is not known, so who could speak HTTP/2 speaks HTTP/1.
+		if p.Protocol == model.HTTP {
 			add("client-http", true, true, transportTLS)
-		case model.TCP:
-			add("client-tcp", true, false, transportTLS)
-		default:
-			add("client-http", true, true, transportTLS, envoy.NegotiableHTTP()...)
+		} else {
 			add("client-tcp", true, false, transportTLS)
 		}
 		return out

@@ -29,9 +29,6 @@ const connectAttempts = 3
 // Detected are the application protocols that the HTTP inspector reports.
 func Detected() []string { return []string{"http/1.0", "http/1.1", "h2c"} }
 
-// NegotiableHTTP are the application protocols by which a client says in TLS that it speaks HTTP.
-func NegotiableHTTP() []string { return []string{"h2", "http/1.1"} }
-
 // Listener is a listener at an address.
 func Listener(name string, address *corev3.Address, direction corev3.TrafficDirection) *listenerv3.Listener {
 	return &listenerv3.Listener{Name: name, StatPrefix: name, Address: address, TrafficDirection: direction, TcpKeepalive: keepalive()}
