@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/test/echo"
 	"github.com/tulle-mesh/tulle/test/envoy"
 )
@@ -505,6 +506,32 @@ func splitConnections(t *testing.T, v envoy.Version, clients int) {
 		t.Errorf("the backends counted %d, %d were sent", n, all)
 	}
 	t.Logf("%d connections, none failed, and %d that were open stayed so", first.Sent+second.Sent, len(open))
+}
+
+// While the news of another backend are on their way, here without the identities that it has to have, connections go on to the backend before.
+func TestSplitOfConnectionsGoesOnUntilItCanChange(t *testing.T) {
+	onEachVersion(t, func(t *testing.T, v envoy.Version) {
+		identities := &withheld{is: func(r resource.Ref) bool { return r == resource.Ref{Type: resource.Secret, Name: "service|shop/web-canary"} }}
+		w := envoy.Start(t, "testdata/split.yaml", envoy.On(v), envoy.WithView(identities.wrap))
+		w.Apply(split("web-primary=1"))
+		client, call := w.Pod("client"), envoy.Call{Protocol: echo.TCP, Request: echo.Request{Address: rootTCP}}
+		client.MustCall(call.Protocol, call.Request)
+		w.ApplyUnsynced(split("web-canary=1"))
+		eventually(t, "the changed cluster warms", func() bool { return client.Stat(`^cluster_manager\.warming_clusters$`) > 0 })
+		const sent = 200
+		if report := client.Repeat(sent, 4, call); report.By["web-primary"] != sent {
+			t.Errorf("before: %v %v", report, report.By)
+		}
+
+		w.Republish(identities.show()...)
+		eventually(t, "the changed cluster is warm", func() bool { return client.Stat(`^cluster_manager\.warming_clusters$`) == 0 })
+		if report := client.Repeat(sent, 4, call); report.Failed() > 0 || report.By["web"] < sent-envoy.Workers*4 {
+			t.Errorf("after: %v %v", report, report.By)
+		}
+		if n := backendCount(w, "web", "web-primary"); n != 1+2*sent {
+			t.Errorf("the backends counted %d, %d were sent", n, 1+2*sent)
+		}
+	})
 }
 
 // openConnection is a TCP connection to a backend.
