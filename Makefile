@@ -83,6 +83,7 @@ fmt: ## Check that the Go code is formatted.
 vet: ## Run go vet.
 	go vet ./...
 	go -C test/lab vet ./...
+	go -C test/bench/fortio vet ./...
 
 GENERATED := $(addsuffix /zz_generated.deepcopy.go,$(APIS)) config/crd/bases dist bundle/manifests
 
@@ -98,7 +99,9 @@ verify: ## Check that generated files are current.
 .PHONY: lint
 lint: ## Run golangci-lint, which also holds the import rules.
 	$(GOLANGCI_LINT) run
-	cd test/lab && go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint run
+	for module in test/lab test/bench/fortio; do \
+	  (cd $$module && go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint run); \
+	done
 
 ##@ Test
 
@@ -195,6 +198,22 @@ bench-controlplane: $(LAB) build ## Measure the control plane with simulated sid
 	go run ./test/bench/controlplane -out docs/performance/controlplane.json $(BENCH_FLAGS)
 	$(MAKE) bench-report
 
+# A module of its own, for the bench alone.
+.PHONY: bin/fortio
+bin/fortio:
+	@go -C test/bench/fortio build -o $(CURDIR)/bin/fortio .
+
+# One run, whatever the machine: -benchtime 1x.
+BENCH_DATAPLANE = TULLE_ENVOY_1_40="$$($(LAB) path envoy-1.40.0)/envoy" \
+	go test -count=1 -run '^$$' -bench '^BenchmarkDataPlane$$' -benchtime 1x -timeout 40m ./test/bench/dataplane
+
+.PHONY: bench-dataplane
+bench-dataplane: $(LAB) bin/fortio ## Measure what sidecars cost beside stock Envoys, with fortio (12 min; needs root).
+	$(LAB) build envoy
+	@mkdir -p docs/performance
+	TULLE_BENCH_OUT=$(CURDIR)/docs/performance/dataplane.json $(BENCH_DATAPLANE)
+	$(MAKE) bench-report
+
 .PHONY: bench-report
 bench-report: ## Make docs/performance.md and its plots from the results that are there.
 	go run ./test/bench/report
@@ -205,15 +224,16 @@ bench-micro: ## Measure the control plane's parts as a ratio to the commit in do
 	$(MAKE) bench-report
 
 .PHONY: bench
-bench: bench-controlplane bench-micro bench-envoy ## Measure everything (an hour; needs root).
+bench: bench-controlplane bench-micro bench-dataplane bench-envoy ## Measure everything (an hour; needs root).
 
 # Nothing of this is kept: sizes are too small for the goals.
 .PHONY: bench-quick
-bench-quick: $(LAB) build ## Show regressions in a few minutes: the parts as a ratio to the recorded commit, and the control plane's cases in small.
-	$(LAB) build apiserver certmanager
+bench-quick: $(LAB) build bin/fortio ## Show regressions in a few minutes: the parts as a ratio to the recorded commit, and both planes' cases in small (needs root).
+	$(LAB) build apiserver certmanager envoy
 	go run ./test/bench/micro -rounds 2 -benchtime 50ms
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
 	go run ./test/bench/controlplane -scale 50 -changes 20 -rounds 1 -load 10s -timeout 5m
+	TULLE_BENCH_QUICK=1 $(BENCH_DATAPLANE)
 
 .PHONY: bench-envoy
 bench-envoy: $(LAB) ## Measure what the mesh costs an application, on real Envoys (needs root).

@@ -43,6 +43,8 @@ type Figure struct {
 	Name string  `json:"name"`
 	Unit string  `json:"unit"`
 	Is   float64 `json:"is"`
+	// Rounds are the values that Is is the median of.
+	Rounds []float64 `json:"rounds,omitempty"`
 	// Below is the goal: to measure less than this. Nil: there is none.
 	Below *float64 `json:"below,omitempty"`
 	// Baseline is the same of something else, named by Of: of another program, another commit or the other way in the same run.
