@@ -77,7 +77,7 @@ func hasRules(d model.Destination) bool {
 // everything else, and must choose again now that its virtual host is there.
 func rerouted(a addressName, d model.Destination) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(rerouteListener)))
-	envoy.SpeakHTTP(c)
+	envoy.SpeakHTTPOnce(c) // all further requests follow the virtual host
 	return sealLoop(c, a, d)
 }
 

@@ -48,9 +48,11 @@ func (c compilation) virtualHost(ref resource.Ref) (*resource.Resource, error) {
 			}
 		}
 	}
-	v.Routes = append(v.Routes,
-		envoy.ToCluster(envoy.EveryRequest(), v.Cluster("")),
-		envoy.ToCluster(envoy.EveryConnect(), v.Cluster("")))
+	if !v.Complete {
+		v.Routes = append(v.Routes,
+			envoy.ToCluster(envoy.EveryRequest(), v.Cluster("")),
+			envoy.ToCluster(envoy.EveryConnect(), v.Cluster("")))
+	}
 	return seal(ref, &routev3.VirtualHost{
 		Name:        ref.Name,
 		Domains:     []string{a.name},

@@ -97,7 +97,16 @@ func keepalive() *corev3.TcpKeepalive {
 // SpeakHTTP makes a cluster speak the HTTP version that the client speaks to its proxy, and keeps the given request headers
 // from leaving. Only that protocol carries everything: with HTTP/1 a first gRPC stream hangs, with HTTP/2 a WebSocket gets 502.
 func SpeakHTTP(c *clusterv3.Cluster, removeHeaders ...string) {
-	options := &upstreamv3.HttpProtocolOptions{
+	options := sameHTTP()
+	if len(removeHeaders) > 0 {
+		options.HttpFilters = upstreamFilters(removeHeaders)
+	}
+	setHTTPOptions(c, options)
+}
+
+// sameHTTP speaks what the client speaks.
+func sameHTTP() *upstreamv3.HttpProtocolOptions {
+	return &upstreamv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
 			MaxHeadersCount:      wrapperspb.UInt32(maxHeadersCount),
 			MaxResponseHeadersKb: wrapperspb.UInt32(maxHeadersKiB),
@@ -109,9 +118,17 @@ func SpeakHTTP(c *clusterv3.Cluster, removeHeaders ...string) {
 			},
 		},
 	}
-	if len(removeHeaders) > 0 {
-		options.HttpFilters = upstreamFilters(removeHeaders)
-	}
+}
+
+// SpeakHTTPOnce is SpeakHTTP with a connection for each request, that ends with it: where there is hardly ever a second one, an idle
+// connection costs memory for nothing, at both of its ends.
+func SpeakHTTPOnce(c *clusterv3.Cluster) {
+	options := sameHTTP()
+	options.CommonHttpProtocolOptions.MaxRequestsPerConnection = wrapperspb.UInt32(1)
+	setHTTPOptions(c, options)
+}
+
+func setHTTPOptions(c *clusterv3.Cluster, options *upstreamv3.HttpProtocolOptions) {
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: Any(options)}
 }
 

@@ -67,6 +67,8 @@ type VirtualHost struct {
 	Split *model.Split
 	// Routes in order: the first that matches wins. Requests that none matches go to all pods of the Service.
 	Routes []*routev3.Route
+	// Complete says that no request is left that none matches: all pods of the Service then need no cluster.
+	Complete bool
 	// Needs are the clusters that the routes point at.
 	Needs []resource.Ref
 	// Origins are the objects that the routes were made from.

@@ -28,6 +28,11 @@ func virtualHost(v *features.VirtualHost) {
 		for _, match := range features.Matches(r.Match) {
 			v.Routes = append(v.Routes, route(v, r, match))
 		}
+		if len(r.Match) == 0 {
+			v.Routes = append(v.Routes, route(v, r, envoy.EveryConnect()))
+			v.Complete = true
+			return
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ func virtualHost(v *features.VirtualHost) {
 	if !s.Restricted {
 		v.Routes = append(v.Routes, follow(envoy.EveryConnect()))
 	}
+	v.Complete = !s.Restricted && len(s.Match) == 0
 }
 
 // action returns what is done with the requests that the split is for; nil when the root takes them.
