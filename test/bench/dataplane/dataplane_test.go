@@ -17,14 +17,14 @@ import (
 func full(fortio string) Options {
 	return Options{
 		Fortio: fortio, LoadCPU: 0, ProxyCPU: 1, Callers: 8, Rounds: 5, Fixed: 2 * time.Second, Saturated: 2 * time.Second,
-		Rate: 1000, Within: 1.1, FirstRounds: 3, Virtual: 500, HeapRounds: 3, Services: 10_000,
+		Rate: 1000, Within: 1.1, FirstRounds: 3, Virtual: 500, HeapRounds: 3, Services: 10_000, Parts: true,
 	}
 }
 
 func quick(fortio string) Options {
 	o := full(fortio)
 	o.Rounds, o.Fixed, o.Saturated = 1, 500*time.Millisecond, 500*time.Millisecond
-	o.FirstRounds, o.Virtual, o.HeapRounds, o.Services = 1, 100, 1, 1000
+	o.FirstRounds, o.Virtual, o.HeapRounds, o.Services, o.Parts = 1, 100, 1, 1000, false
 	return o
 }
 
@@ -49,6 +49,12 @@ func BenchmarkDataPlane(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Run("traffic", func(b *testing.B) { traffic(b, run, o) })
+	b.Run("first", func(b *testing.B) { first(b, run, o) })
+	b.Run("heap", func(b *testing.B) { heap(b, run, o) })
+	if o.Parts {
+		b.Run("parts", func(b *testing.B) { heapParts(b, run) })
+	}
+	b.Run("resident", func(b *testing.B) { resident(b, run, o) })
 	fmt.Println(run.Table())
 	if out := os.Getenv("TULLE_BENCH_OUT"); out != "" && !b.Failed() {
 		if err := run.Write(out); err != nil {

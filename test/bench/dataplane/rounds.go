@@ -31,6 +31,8 @@ type Options struct {
 	HeapRounds int
 	// Services is how many there are in the large mesh.
 	Services int
+	// Parts says whether what costs heap is looked for.
+	Parts bool
 }
 
 // pace is a rate with its name; 0 is as many as there can be.

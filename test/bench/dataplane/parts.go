@@ -1,0 +1,111 @@
+package dataplane
+
+import (
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/test/bench/result"
+	"github.com/tulle-mesh/tulle/test/envoy"
+)
+
+// part is something that a service's configuration has, and that is left out to see what it costs.
+type part struct {
+	name    string
+	cluster func(*clusterv3.Cluster)
+	host    func(*routev3.VirtualHost)
+}
+
+const protocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+func parts() []part {
+	return []part{
+		{name: "circuit breakers", cluster: func(c *clusterv3.Cluster) { c.CircuitBreakers = nil }},
+		{name: "TCP keepalive", cluster: func(c *clusterv3.Cluster) { c.UpstreamConnectionOptions = nil }},
+		{name: "least-request balancing", cluster: func(c *clusterv3.Cluster) {
+			if c.LbPolicy == clusterv3.Cluster_LEAST_REQUEST {
+				c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
+			}
+		}},
+		{name: "removal of headers", cluster: func(c *clusterv3.Cluster) {
+			withOptions(c, func(o *upstreamv3.HttpProtocolOptions) { o.HttpFilters = nil })
+		}},
+		{name: "retries of what was not sent", host: func(v *routev3.VirtualHost) { v.RetryPolicy = nil }},
+		{name: "ending the loop's connections", cluster: func(c *clusterv3.Cluster) {
+			withOptions(c, func(o *upstreamv3.HttpProtocolOptions) { o.CommonHttpProtocolOptions.MaxRequestsPerConnection = nil })
+		}},
+	}
+}
+
+func withOptions(c *clusterv3.Cluster, change func(*upstreamv3.HttpProtocolOptions)) {
+	packed := c.TypedExtensionProtocolOptions[protocolOptions]
+	var o upstreamv3.HttpProtocolOptions
+	if packed == nil || packed.UnmarshalTo(&o) != nil {
+		return
+	}
+	change(&o)
+	if packed, err := anypb.New(&o); err == nil {
+		c.TypedExtensionProtocolOptions[protocolOptions] = packed
+	}
+}
+
+// without is a view of resources that lack a part.
+type without struct {
+	resource.View
+	t testing.TB
+	part
+}
+
+func (v *without) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resource, resource.ScopedRef) {
+	r, scoped := v.View.Resource(p, ref)
+	if r == nil {
+		return nil, scoped
+	}
+	var m proto.Message
+	switch {
+	case r.Type == resource.Cluster && v.cluster != nil:
+		m = &clusterv3.Cluster{}
+	case r.Type == resource.VirtualHost && v.host != nil && r.Name != "outbound/none":
+		m = &routev3.VirtualHost{}
+	default:
+		return r, scoped
+	}
+	if err := r.Body.UnmarshalTo(m); err != nil {
+		v.t.Error(err)
+	}
+	switch m := m.(type) {
+	case *clusterv3.Cluster:
+		v.cluster(m)
+	case *routev3.VirtualHost:
+		v.host(m)
+	}
+	changed, err := resource.Seal(r.Ref, m, resource.Resource{Needs: r.Needs, Warms: r.Warms, Hold: r.Hold, Origins: r.Origins})
+	if err != nil {
+		v.t.Error(err)
+		return r, scoped
+	}
+	return changed, scoped
+}
+
+// heapParts measures the heap of a used service again, each time without one part of its configuration: what costs most.
+func heapParts(b *testing.B, run *result.Run) {
+	_, l7 := layers()
+	var whole float64
+	for _, p := range append([]part{{name: "nothing"}}, parts()...) {
+		b.Run(p.name, func(b *testing.B) {
+			w := world(b, l7.mesh(more)+l7.services(more), envoy.WithView(func(v resource.View) resource.View { return &without{v, b, p} }))
+			_, is := heapOf(b, w, l7)
+			if whole == 0 {
+				whole = is
+				return
+			}
+			baseline := whole
+			run.Add(result.Figure{Case: heapCase, Name: "with HTTP rules, without " + p.name, Unit: "MB", Is: is, Baseline: &baseline, Of: "with it"})
+		})
+	}
+}
