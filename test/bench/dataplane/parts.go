@@ -4,7 +4,9 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	upstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -19,6 +21,7 @@ type part struct {
 	name    string
 	cluster func(*clusterv3.Cluster)
 	host    func(*routev3.VirtualHost)
+	manager func(*hcmv3.HttpConnectionManager)
 }
 
 const protocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -72,6 +75,8 @@ func (v *without) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resou
 		m = &clusterv3.Cluster{}
 	case r.Type == resource.VirtualHost && v.host != nil && r.Name != "outbound/none":
 		m = &routev3.VirtualHost{}
+	case r.Type == resource.Listener && v.manager != nil:
+		m = &listenerv3.Listener{}
 	default:
 		return r, scoped
 	}
@@ -83,8 +88,10 @@ func (v *without) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resou
 		v.cluster(m)
 	case *routev3.VirtualHost:
 		v.host(m)
+	case *listenerv3.Listener:
+		v.managers(m)
 	}
-	changed, err := resource.Seal(r.Ref, m, resource.Resource{Needs: r.Needs, Warms: r.Warms, Hold: r.Hold, Origins: r.Origins})
+	changed, err := resource.Seal(r.Ref, m, resource.Resource{Needs: r.Needs, Warms: r.Warms, Last: r.Last, Hold: r.Hold, Origins: r.Origins})
 	if err != nil {
 		v.t.Error(err)
 		return r, scoped
@@ -107,5 +114,67 @@ func heapParts(b *testing.B, run *result.Run) {
 			baseline := whole
 			run.Add(result.Figure{Case: heapCase, Name: "with HTTP rules, without " + p.name, Unit: "MB", Is: is, Baseline: &baseline, Of: "with it"})
 		})
+	}
+}
+
+// managers changes all connection managers of a listener.
+func (v *without) managers(l *listenerv3.Listener) {
+	for _, chain := range l.FilterChains {
+		for _, f := range chain.Filters {
+			var m hcmv3.HttpConnectionManager
+			if !f.GetTypedConfig().MessageIs(&m) {
+				continue
+			}
+			if err := f.GetTypedConfig().UnmarshalTo(&m); err != nil {
+				v.t.Error(err)
+			}
+			v.manager(&m)
+			packed, err := anypb.New(&m)
+			if err != nil {
+				v.t.Error(err)
+			}
+			f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: packed}
+		}
+	}
+}
+
+// trafficParts are what a request passes, besides what the stock Envoys have too.
+func trafficParts() []part {
+	return []part{
+		{name: "counting", manager: func(m *hcmv3.HttpConnectionManager) { m.AccessLog = nil }},
+		{name: "counting all but requests", manager: func(m *hcmv3.HttpConnectionManager) { m.AccessLog = m.AccessLog[:min(1, len(m.AccessLog))] }},
+		{name: "removal of internal headers", cluster: func(c *clusterv3.Cluster) {
+			withOptions(c, func(o *upstreamv3.HttpProtocolOptions) { o.HttpFilters = nil })
+		}},
+	}
+}
+
+// cpuParts measures what a request costs the proxies, each time without one part of it: what costs most.
+func cpuParts(b *testing.B, run *result.Run, o Options) {
+	all := protocols()
+	for _, protocol := range []Protocol{all[0], all[2]} {
+		var whole float64
+		for _, p := range append([]part{{name: "nothing"}}, trafficParts()...) {
+			b.Run(protocol.Name+"/"+p.name, func(b *testing.B) {
+				w := envoy.Start(b, "testdata/traffic.yaml", envoy.WithView(func(v resource.View) resource.View { return &without{v, b, p} }))
+				way := sidecars(b, w, o)
+				awaitPaths(b, o, []*path{way})
+				var costs []float64
+				for range o.Rounds {
+					s, err := way.load(o, protocol, 0, o.Saturated)
+					if err != nil {
+						b.Fatal(err)
+					}
+					costs = append(costs, s.cpu())
+				}
+				if whole == 0 {
+					whole = median(costs)
+					return
+				}
+				baseline := whole
+				run.Add(result.Figure{Case: "CPU of both proxies per 1,000 requests at saturation", Name: protocol.Title + ", without " + p.name, Unit: "ms",
+					Is: median(costs), Rounds: costs, Baseline: &baseline, Of: "with it"})
+			})
+		}
 	}
 }

@@ -82,39 +82,45 @@ func paths(t testing.TB, o Options) []*path {
 	w := envoy.Start(t, "testdata/traffic.yaml")
 	caller := w.AddHost("caller", nil, netip.MustParseAddr(callerHost))
 	origin := w.AddHost("origin", nil, netip.MustParseAddr(originHost))
-	client, meshed := w.Pod("client"), w.Pod("server")
-	outside, inside := startServer(t, o, origin), startServer(t, o, meshed)
+	outside := startServer(t, o, origin)
 	stockServer := startStock(t, w, origin, "server", serverListeners(protocols(), originHost))
 	stockClient := startStock(t, w, caller, "client", clientListeners(protocols(), originHost))
-	at := func(host string, offset int) func(Protocol) string {
-		return func(p Protocol) string {
-			if offset > 0 {
-				return fmt.Sprintf("%s:%d", host, p.Port+p.Offset+offset)
-			}
-			return fmt.Sprintf("%s:%d", host, p.Port)
-		}
-	}
 	all := []*path{
 		{direct, caller, at(originHost, 0), outside, nil},
 		{stockOne, caller, at("127.0.0.1", oneHop), outside, []int{stockClient}},
 		{stockTwo, caller, at("127.0.0.1", twoHops), outside, []int{stockClient, stockServer}},
-		{tulleName, client, at(serviceIP, 0), inside, []int{client.ProxyPID(), meshed.ProxyPID()}},
+		sidecars(t, w, o),
 	}
+	awaitPaths(t, o, all)
+	return all
+}
+
+// sidecars is the way through the mesh.
+func sidecars(t testing.TB, w *envoy.World, o Options) *path {
+	t.Helper()
+	client, meshed := w.Pod("client"), w.Pod("server")
+	return &path{tulleName, client, at(serviceIP, 0), startServer(t, o, meshed), []int{client.ProxyPID(), meshed.ProxyPID()}}
+}
+
+// at returns the address of a protocol on a host: the server's own, or that of a stock Envoy's listener.
+func at(host string, offset int) func(Protocol) string {
+	return func(p Protocol) string {
+		if offset > 0 {
+			return fmt.Sprintf("%s:%d", host, p.Port+p.Offset+offset)
+		}
+		return fmt.Sprintf("%s:%d", host, p.Port)
+	}
+}
+
+// awaitPaths moves the proxies to their CPU and returns when each path carries each protocol.
+func awaitPaths(t testing.TB, o Options, all []*path) {
+	t.Helper()
 	for _, p := range all {
 		for _, pid := range p.proxies {
 			if err := process.Pin(pid, []int{o.ProxyCPU}); err != nil {
 				t.Fatal(err)
 			}
 		}
-	}
-	awaitPaths(t, o, all)
-	return all
-}
-
-// awaitPaths returns when each path carries each protocol.
-func awaitPaths(t testing.TB, o Options, all []*path) {
-	t.Helper()
-	for _, p := range all {
 		for _, protocol := range protocols() {
 			var err error
 			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
