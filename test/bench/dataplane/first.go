@@ -50,8 +50,8 @@ func first(t testing.TB, run *result.Run, o Options) {
 		noteFirst(run, c.what, c.goal, near)
 		for b, list := range plot {
 			slices.Sort(list)
-			run.Plot("first requests", c.name, "destinations held", "ms, p50", float64(b*bucket)+bucket/2, result.Quantile(list, 0.5))
-			run.Plot("first requests", c.name+", p99", "destinations held", "ms, p50", float64(b*bucket)+bucket/2, result.Quantile(list, 0.99))
+			run.Plot("first requests", c.name+", p50", "destinations held", "ms", float64(b*bucket)+bucket/2, result.Quantile(list, 0.5))
+			run.Plot("first requests", c.name+", p99", "destinations held", "ms", float64(b*bucket)+bucket/2, result.Quantile(list, 0.99))
 		}
 		// The workload's next proxy is given all that this one asked for.
 		w.Pod("client").RestartProxy()
@@ -59,9 +59,9 @@ func first(t testing.TB, run *result.Run, o Options) {
 		slices.Sort(sibling.first)
 		slices.Sort(sibling.second)
 		second := result.Quantile(sibling.second, 0.5)
-		zero := 1.0
-		run.Add(result.Figure{Case: "First request " + c.what, Name: "asks of a pod whose sibling has asked", Unit: "", Is: float64(asks(w.Pod("client"))), Below: &zero,
-			Note: fmt.Sprintf("%d first requests, p50 %s ms", len(sibling.first), result.Number(result.Quantile(sibling.first, 0.5))), Baseline: nil})
+		none := 1.0
+		run.Add(result.Figure{Case: "First request " + c.what, Name: "asks of a pod whose sibling has asked", Unit: "", Is: float64(asks(w.Pod("client"))), Below: &none,
+			Note: fmt.Sprintf("%d first requests, p50 %s ms", len(sibling.first), result.Number(result.Quantile(sibling.first, 0.5)))})
 		run.Add(result.Figure{Case: "First request " + c.what, Name: "of a pod whose sibling has asked, p50", Unit: "ms", Is: result.Quantile(sibling.first, 0.5), Baseline: &second, Of: "the second request",
 			Note: "nothing is asked: what is left is the connection to the server, with its handshake"})
 	}

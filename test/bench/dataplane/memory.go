@@ -11,7 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/test/envoy"
 )
 
-// world is one with services of both layers. It starts without any, since Start wants a file.
+// world is one with the given objects, backends and a client.
 func world(t testing.TB, services string, options ...envoy.Option) *envoy.World {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "world.yaml")

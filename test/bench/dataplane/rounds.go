@@ -123,7 +123,8 @@ func sides(whose string, samples []sample) string {
 	side := func(i int) string {
 		return result.Number(median(each(samples, func(s sample) float64 { return s.CPU[i] })))
 	}
-	return fmt.Sprintf("%s the client's %s, the server's %s", whose, side(0), side(1))
+	system := median(each(samples, func(s sample) float64 { return s.System }))
+	return fmt.Sprintf("%s the client's %s, the server's %s, %s in the kernel", whose, side(0), side(1), result.Number(system))
 }
 
 func each(samples []sample, of func(sample) float64) []float64 {

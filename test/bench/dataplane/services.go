@@ -63,7 +63,6 @@ spec: {clusterIP: %s, selector: {app: backend}, ports: [%s]}
 // mesh is one whose services have rules and two versions, the first n of a layer.
 func (l layer) mesh(n int) string {
 	var b strings.Builder
-	// A Mesh has up to 100 services or so; each needs its own name.
 	b.WriteString(`
 ---
 apiVersion: mesh.tulle.dev/v1alpha1

@@ -173,6 +173,8 @@ type sample struct {
 	Rate          float64
 	// CPU of each proxy per 1,000 requests, in milliseconds, the client's first.
 	CPU []float64
+	// System is the part of the proxies' CPU that is the kernel's, per 1,000 requests, in milliseconds.
+	System float64
 	// ClientCPU and ServerCPU are what the generator and the server used, of one CPU.
 	ClientCPU, ServerCPU float64
 }
@@ -210,6 +212,10 @@ func (p *path) load(o Options, protocol Protocol, rate float64, duration time.Du
 	if err != nil {
 		return sample{}, err
 	}
+	systemBefore, err := systemOf(p.proxies)
+	if err != nil {
+		return sample{}, err
+	}
 	began := time.Now()
 	report, err := p.generate(o, protocol, rate, duration)
 	if err != nil {
@@ -217,6 +223,10 @@ func (p *path) load(o Options, protocol Protocol, rate float64, duration time.Du
 	}
 	took := time.Since(began)
 	after, err := cpuOf(pids)
+	if err != nil {
+		return sample{}, err
+	}
+	systemAfter, err := systemOf(p.proxies)
 	if err != nil {
 		return sample{}, err
 	}
@@ -229,6 +239,7 @@ func (p *path) load(o Options, protocol Protocol, rate float64, duration time.Du
 			report.Failed, report.Sent, served, report.Connections, o.Callers)
 	}
 	s := sample{P50: report.P50, P90: report.P90, P99: report.P99, Rate: report.Rate, ClientCPU: report.CPU}
+	s.System = float64((systemAfter - systemBefore).Microseconds()) / float64(report.Sent)
 	s.ServerCPU = float64(after[0]-before[0]) / float64(took)
 	for i := range p.proxies {
 		s.CPU = append(s.CPU, float64((after[i+1]-before[i+1]).Microseconds())/float64(report.Sent))
@@ -261,4 +272,17 @@ func cpuOf(pids []int) ([]time.Duration, error) {
 		all = append(all, used)
 	}
 	return all, nil
+}
+
+// systemOf returns how long the kernel has worked for processes.
+func systemOf(pids []int) (time.Duration, error) {
+	var sum time.Duration
+	for _, pid := range pids {
+		used, err := process.System(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }

@@ -26,6 +26,16 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(used.Nano()), nil
 }
 
+// System returns the part of a process's CPU time that the kernel worked for it, in steps of 10 ms.
+func System(pid int) (time.Duration, error) {
+	fields, err := stat(pid)
+	if err != nil {
+		return 0, err
+	}
+	ticks, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(ticks) * 10 * time.Millisecond, err
+}
+
 // stat returns the fields of /proc/<pid>/stat that come after the command: state, parent, …
 func stat(pid int) ([]string, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

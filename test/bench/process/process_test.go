@@ -94,3 +94,23 @@ func TestPin(t *testing.T) {
 		t.Errorf("the child is not among %v", children)
 	}
 }
+
+// The kernel's part of the CPU time is what the kernel says elsewhere, to the step in which /proc counts.
+func TestSystem(t *testing.T) {
+	for range 20_000 {
+		if _, err := os.Stat("/proc/self"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	system, err := System(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Duration(usage.Stime.Nano()) - system; d < -30*time.Millisecond || d > 30*time.Millisecond {
+		t.Errorf("/proc says %v, the kernel %v", system, time.Duration(usage.Stime.Nano()))
+	}
+}
