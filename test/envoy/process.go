@@ -19,9 +19,6 @@ func Binary(t testing.TB, v Version) string {
 	return binary(t, v)
 }
 
-// Concurrency is how many worker threads the Envoys of a world have.
-const Concurrency = concurrency
-
 // Roots returns the roots, as PEM, that sign the certificates of workloads.
 func (w *World) Roots() []byte { return w.meshCA.bundle() }
 

@@ -151,7 +151,7 @@ func startStock(t testing.TB, w *envoy.World, host *envoy.Pod, account string, l
 		t.Fatal(err)
 	}
 	cmd := exec.Command(envoy.Binary(t, envoy.Pinned), "--config-path", file,
-		"--concurrency", strconv.Itoa(envoy.Concurrency), "--log-level", "warning", "--disable-hot-restart")
+		"--concurrency", strconv.Itoa(envoy.Workers), "--log-level", "warning", "--disable-hot-restart")
 	start(t, host, cmd, "stock Envoy of "+account)
 	return cmd.Process.Pid
 }

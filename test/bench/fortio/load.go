@@ -114,9 +114,9 @@ func loadHTTP2(o loadOptions, options periodic.RunnerOptions) (periodic.RunnerRe
 	defer r.Options().Abort()
 	var opened atomic.Int64
 	for i := range o.callers {
-		transport := &http2.Transport{AllowHTTP: true, DialTLS: func(network, address string, _ *tls.Config) (net.Conn, error) {
+		transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 			opened.Add(1)
-			return net.Dial(network, address)
+			return new(net.Dialer).DialContext(ctx, network, address)
 		}}
 		defer transport.CloseIdleConnections()
 		c := &caller{&http.Client{Transport: transport}, "http://" + o.address + "/"}
