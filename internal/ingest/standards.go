@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,8 +25,9 @@ import (
 )
 
 const (
-	// standardsWait is how long the first snapshot waits for objects of kinds that the cluster has. They decide where traffic goes, so a
-	// replica should not serve without them; but a kind of others that can't be read, as its conversion webhook is away, must not stop the mesh.
+	// standardsWait is how long the first snapshot waits for objects of kinds that the cluster has and the API server refuses to list. They decide
+	// where traffic goes, so a replica should not serve without them; but a kind of others that can't be read, as its conversion webhook is away,
+	// must not stop the mesh. An API server that is slow or away is waited for without end, as for every other kind.
 	standardsWait = 30 * time.Second
 	// definitionRetry is when a definition is looked at again that could not be read.
 	definitionRetry = 2 * time.Second
@@ -83,6 +86,8 @@ type followed struct {
 	version string
 	store   toolscache.Store
 	synced  toolscache.InformerSynced
+	// refused says that the API server's last word was that it can't list them.
+	refused *atomic.Bool
 	end     func() // and waits
 }
 
@@ -125,23 +130,49 @@ func (s *standards) watch(ctx context.Context) (toolscache.InformerSynced, error
 	return registration.HasSynced, nil
 }
 
-// begin follows what there is, and waits until its objects are known or standardsWait is over.
+// begin follows what there is, and waits until its objects are known, or are refused after standardsWait.
 func (s *standards) begin(ctx context.Context) {
-	waiting, cancel := context.WithTimeout(ctx, standardsWait)
-	defer cancel()
-	for s.look(ctx) != nil {
-		select {
-		case <-waiting.Done():
+	patience := time.Now().Add(standardsWait)
+	for err := s.look(ctx); err != nil; err = s.look(ctx) {
+		if refusal(err) && time.Now().After(patience) {
 			s.Log.Info("going on without SMI's kinds: their definitions can't be read")
+			return
+		}
+		select {
+		case <-ctx.Done():
 			return
 		case <-time.After(definitionRetry):
 		}
 	}
 	for _, f := range s.followed {
-		if !toolscache.WaitForCacheSync(waiting.Done(), f.synced) && ctx.Err() == nil {
-			s.Log.Info("going on without objects that can't be listed; they count as soon as they can", "kind", f.kind.Kind, "version", f.version)
+		for !syncedWithin(ctx, definitionRetry, f.synced) && ctx.Err() == nil {
+			if f.refused.Load() && time.Now().After(patience) {
+				s.Log.Info("going on without objects that can't be listed; they count as soon as they can", "kind", f.kind.Kind, "version", f.version)
+				break
+			}
 		}
 	}
+}
+
+// syncedWithin waits for an informer, for so long.
+func syncedWithin(ctx context.Context, wait time.Duration, synced toolscache.InformerSynced) bool {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return toolscache.WaitForCacheSync(waiting.Done(), synced)
+}
+
+// refusal says whether the API server has decided that it can't answer, rather than being slow, overloaded or away.
+func refusal(err error) bool {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) || apierrors.IsServerTimeout(err) {
+		return false
+	}
+	switch answer.Status().Code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return false
+	}
+	return true
 }
 
 // run follows kinds that come, change and go, until the context ends.
@@ -232,6 +263,7 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 	informer := toolscache.NewSharedIndexInformer(
 		toolscache.ToListWatcherWithWatchListSemantics(listWatch(s.Standards.Client.Resource(kind.Resource(version))), s.Standards.Client),
 		&unstructured.Unstructured{}, 0, toolscache.Indexers{})
+	refused := &atomic.Bool{}
 	// Neither can fail before the informer runs.
 	_ = informer.SetTransform(func(in any) (any, error) {
 		if u, ok := in.(*unstructured.Unstructured); ok {
@@ -240,17 +272,26 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 		return in, nil
 	})
 	_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *toolscache.Reflector, err error) {
+		refused.Store(refusal(err))
 		if !errors.Is(err, io.EOF) {
 			s.Log.Error(err, "cannot watch objects; what was known of them counts", "kind", kind.Kind, "version", version)
 		}
 	})
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(object any) { s.take(object, false) }, UpdateFunc: func(_, object any) { s.take(object, false) },
+		AddFunc: func(object any) { s.take(object, false) },
+		UpdateFunc: func(before, object any) {
+			if !same(before, object) {
+				s.take(object, false)
+			}
+		},
 		DeleteFunc: func(object any) { s.take(object, true) },
 	})
 	following, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	f := &followed{kind: kind, version: version, store: informer.GetStore(), synced: func() bool { return err == nil && registration.HasSynced() }}
+	f := &followed{
+		kind: kind, version: version, store: informer.GetStore(), refused: refused,
+		synced: func() bool { return err == nil && registration.HasSynced() },
+	}
 	f.end = func() {
 		cancel()
 		running.Wait()
