@@ -242,6 +242,14 @@ func (z *fuzzer) check() {
 				wants[need]++
 			}
 		}
+		for i, former := range e.former {
+			if wants[former]++; slices.Contains(e.former[:i], former) {
+				z.t.Fatalf("%s counts twice what it needed before: %v", ref, e.former)
+			}
+		}
+		if _, changing := s.changing[e]; changing != (len(e.former) > 0) {
+			z.t.Fatalf("%s needed %v before, and is changing: %v", ref, e.former, changing)
+		}
 	}
 	for ref, e := range s.entries {
 		if e.wants != wants[ref] {
