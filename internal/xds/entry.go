@@ -209,13 +209,16 @@ func (s *session) reload(e *entry) {
 // touch notes that there may be something to send.
 func (s *session) touch(e *entry) {
 	if e.ref.Type != resource.Bundle && e.wants > 0 {
-		s.types[e.ref.Type].pending[e] = struct{}{}
+		st := &s.types[e.ref.Type]
+		st.pending[e] = struct{}{}
+		delete(st.absent, e)
 	}
 }
 
 func (s *session) untouch(e *entry) {
 	if e.ref.Type != resource.Bundle {
 		delete(s.types[e.ref.Type].pending, e)
+		delete(s.types[e.ref.Type].absent, e)
 	}
 }
 

@@ -270,6 +270,13 @@ func (z *fuzzer) check() {
 			}
 		}
 	}
+	for kind := range s.types {
+		for e := range s.types[kind].absent {
+			if _, both := s.types[kind].pending[e]; both || s.entries[e.ref] != e || e.wants == 0 {
+				z.t.Fatalf("%s is absent, and pending, forgotten or not wanted", e.ref)
+			}
+		}
+	}
 	for e := range s.leaving {
 		if s.entries[e.ref] != e || e.wants > 0 {
 			z.t.Fatalf("%s is leaving and wanted, or forgotten", e.ref)

@@ -34,6 +34,9 @@ type relay struct {
 	// API server says that it does not remember so far back.
 	held, pages, broken, expired atomic.Int64
 
+	// gently has what is cut end as an API server ends it that shuts down, not in the middle of something.
+	gently atomic.Bool
+
 	mu       sync.Mutex
 	upstream *url.URL
 	rule     conduct
@@ -64,7 +67,7 @@ func (w *world) newRelay(t *testing.T) *relay {
 			if response.StatusCode == http.StatusGone {
 				r.expired.Add(1)
 			}
-			response.Body = &reading{response.Body, r}
+			response.Body = &reading{&looking{response.Body, func() { r.expired.Add(1) }}, response.Request.Context(), r}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
@@ -143,17 +146,33 @@ func (r *relay) serve(w http.ResponseWriter, request *http.Request, proxy http.H
 	follow(w, ending, proxy)
 }
 
-// reading looks for the words of an API server that does not remember so far back: in a watch they are an event.
+// looking looks for the words of an API server that does not remember so far back: in a watch they are an event.
+type looking struct {
+	io.ReadCloser
+	found func()
+}
+
+// Read implements io.Reader.
+func (l *looking) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p)
+	if bytes.Contains(p[:n], []byte("too old resource version")) {
+		l.found()
+	}
+	return n, err
+}
+
+// reading is an answer that ends, when it is cut, as the relay is told.
 type reading struct {
 	io.ReadCloser
+	asked context.Context
 	relay *relay
 }
 
 // Read implements io.Reader.
 func (b *reading) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if bytes.Contains(p[:n], []byte("too old resource version")) {
-		b.relay.expired.Add(1)
+	if err != nil && b.asked.Err() != nil && b.relay.gently.Load() {
+		return n, io.EOF
 	}
 	return n, err
 }
@@ -228,10 +247,9 @@ func about(r *http.Request) string { return path.Base(r.URL.Path) }
 
 func isWatch(r *http.Request) bool { return r.URL.Query().Get("watch") != "" }
 
-// isWhole says whether a request is for all objects of a kind: to list them, or to watch them from their present state on.
-func isWhole(r *http.Request) bool {
-	return r.Method == http.MethodGet && (isWatch(r) && r.URL.Query().Get("sendInitialEvents") == "true" ||
-		!isWatch(r) && (r.URL.Query().Has("resourceVersion") || r.URL.Query().Has("limit")))
+// isStream says whether a request is for a watch that begins with all objects of a kind.
+func isStream(r *http.Request) bool {
+	return isWatch(r) && r.URL.Query().Get("sendInitialEvents") == "true"
 }
 
 // witness sees which kinds an operator watches, wherever its requests go.
@@ -250,6 +268,11 @@ func (s *witness) see(c *rest.Config) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				s.opened[r.URL.Path]++
+				response.Body = &looking{response.Body, func() {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					s.opened[r.URL.Path]-- // it was none
+				}}
 			}
 			return response, err
 		})
