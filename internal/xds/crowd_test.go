@@ -30,33 +30,34 @@ const (
 	offendersEach = 200
 	neighbours    = 20
 	crowdServices = 300
-	// unasked is the number of resources that all proxies are sent.
-	unasked = 5
+	// bigOnes is the number of big resources.
+	bigOnes = 5
 	// persistence is how often an offender does again what it should not: more would only cost the machine.
 	persistence  = 40
 	crowdChanges = 40
 	// crowdBound is what an offender may cost, in bytes, with both ends of its stream: two responses of a megabyte at most, one that is read by
 	// nobody and one that is being written.
-	crowdBound = 2 << 20
+	crowdBound = 3 << 20
 )
 
 // offence is what a kind of misbehaving proxies does on its stream until that ends.
 type offence struct {
 	name string
 	do   func(*offender) error
-	// reason is the metric's label and a part of the log line: of the limit that is reached, or of the stream's end.
-	limit  limit
-	ending string
+	// marks are parts of log lines, and labels of metrics, one of which tells of it: limits that are reached, or why the stream is ended.
+	marks []string
+	// ends says that the stream ends.
+	ends bool
 }
 
 // TestManyOffendersAtOnce: 200 proxies that never read, 200 that acknowledge nothing, 200 that refuse everything and 200 that flood their subscriptions,
 // all at once. Memory is bounded, the well-behaved get every change, once and in order, and each offender is counted and named.
 func TestManyOffendersAtOnce(t *testing.T) {
 	offences := []offence{
-		{name: "never reads", do: (*offender).neverRead, ending: "slow"},
-		{name: "never acknowledges", do: (*offender).neverAcknowledge, ending: "unacknowledged"},
-		{name: "refuses everything", do: (*offender).refuseEverything, limit: limitRejections},
-		{name: "floods", do: (*offender).flood, limit: limitRate},
+		{name: "never reads", do: (*offender).neverRead, marks: []string{"reason=slow"}, ends: true},
+		{name: "never acknowledges", do: (*offender).neverAcknowledge, marks: []string{"reason=unacknowledged"}, ends: true},
+		{name: "refuses everything", do: (*offender).refuseEverything, marks: []string{"limit=rejections"}},
+		{name: "floods", do: (*offender).flood, marks: []string{"limit=rate", "limit=names", "reason=unacknowledged"}},
 	}
 	c := startCrowd(t, offences)
 	before := heap()
@@ -100,7 +101,7 @@ func startCrowd(t *testing.T, offences []offence) *crowd {
 	c := &crowd{t: t, log: &safeBuffer{}}
 	c.rig = start(t, func(config *Config) {
 		config.Log = slog.New(slog.NewTextHandler(c.log, nil))
-		config.SendTimeout, config.AckTimeout = 5*time.Second, 20*time.Second
+		config.SendTimeout, config.AckTimeout = 10*time.Second, 20*time.Second
 	})
 	for i := range offences {
 		for j := range offendersEach {
@@ -126,15 +127,12 @@ func startCrowd(t *testing.T, offences []offence) *crowd {
 		}
 	})
 	c.view = newTestView()
-	bundle := &resource.Resource{Ref: proxyBundle, Version: "1"}
-	for i := range unasked {
-		// 1.25 MB that all proxies share: two responses, of which the second waits for who does not read the first.
+	for i := range bigOnes {
+		// 1.25 MB that all share: two responses, of which the second waits for who does not read the first.
 		big := testResource(resource.Ref{Type: resource.Cluster, Name: fmt.Sprint("big", i)}, "1")
 		big.Body.Value = make([]byte, 1<<18)
 		c.view.resources[big.Ref] = big
-		bundle.Needs = append(bundle.Needs, big.Ref)
 	}
-	c.view.resources[bundle.Ref] = bundle
 	for i := range crowdServices {
 		r := testResource(resource.Ref{Type: resource.Cluster, Name: serviceName(i)}, "0")
 		c.view.resources[r.Ref] = r
@@ -155,14 +153,14 @@ func (c *crowd) join(pod string) {
 	c.tokens.proxies[pod] = resource.Proxy{Namespace: "shop", Pod: pod, UID: pod, ServiceAccount: pod, Owner: pod}
 }
 
-// persist has a pod have done so much already that it is near its limits.
+// persist has a pod have done so much already that it is near its limit of requests, and beyond that of rejections.
 func (c *crowd) persist(pod string) {
 	a := c.allowanceOf(pod)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
 	a.reading.take(requestBurst-4*openingCost, now)
-	a.refusing.take(rejectionBurst-1<<20, now)
+	a.refusing.take(rejectionBurst+60<<20, now)
 }
 
 func (c *crowd) stream(token string) (deltaClient, func(), error) {
@@ -182,11 +180,11 @@ func (c *crowd) eventually(what string, done func() bool) {
 	c.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for timeout := time.After(6 * patience); !done(); {
+	for timeout := time.After(3 * patience); !done(); {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			c.t.Fatalf("%s: not within %s", what, 6*patience)
+			c.t.Fatalf("%s: not within %s", what, 3*patience)
 		}
 	}
 }
@@ -215,7 +213,7 @@ func (c *crowd) measure(offences []offence) (peak uint64) {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			c.t.Fatalf("of %d each, named are %v", offendersEach, c.named(offences))
+			c.t.Fatalf("of %d each, named are %v; the log ends with\n%s", offendersEach, c.named(offences), lastLines(c.log.String()))
 		}
 	}
 }
@@ -228,7 +226,7 @@ func (c *crowd) named(offences []offence) []int {
 		for i, o := range offences {
 			_, pod, ok := strings.Cut(line, fmt.Sprintf("pod=shop/bad-%d-", i))
 			number, _, _ := strings.Cut(pod, " ")
-			if key := fmt.Sprint(i, "-", number); ok && strings.Contains(line, o.mark()) && !seen[key] {
+			if key := fmt.Sprint(i, "-", number); ok && o.told(line) && !seen[key] {
 				seen[key] = true
 				counts[i]++
 			}
@@ -237,24 +235,26 @@ func (c *crowd) named(offences []offence) []int {
 	return counts
 }
 
-func (o offence) mark() string {
-	if o.ending != "" {
-		return "reason=" + o.ending
-	}
-	return "limit=" + o.limit.String()
+func lastLines(log string) string { return log[max(0, len(log)-3000):] }
+
+// told says whether a line of the log tells of it.
+func (o offence) told(line string) bool {
+	return slices.ContainsFunc(o.marks, func(mark string) bool { return strings.Contains(line, mark) })
 }
 
 func (c *crowd) wantAllCounted(offences []offence) {
 	c.t.Helper()
 	for _, o := range offences {
 		var n float64
-		if o.ending != "" {
-			n = testutil.ToFloat64(c.metrics.ended.WithLabelValues(o.ending))
-		} else {
-			n = testutil.ToFloat64(c.metrics.limited.WithLabelValues(o.limit.String()))
+		for _, mark := range o.marks {
+			if reason, ok := strings.CutPrefix(mark, "reason="); ok {
+				n += testutil.ToFloat64(c.metrics.ended.WithLabelValues(reason))
+			} else {
+				n += testutil.ToFloat64(c.metrics.limited.WithLabelValues(strings.TrimPrefix(mark, "limit=")))
+			}
 		}
 		if n < offendersEach {
-			c.t.Errorf("%s: %v are counted as %q, want %d or more", o.name, n, o.mark(), offendersEach)
+			c.t.Errorf("%s: %v are counted as %v, want %d or more", o.name, n, o.marks, offendersEach)
 		}
 	}
 }
@@ -324,8 +324,8 @@ func (n *neighbour) want(t *testing.T) {
 	if n.err != nil {
 		t.Errorf("%s: %v", n.name, n.err)
 	}
-	if len(n.got) != unasked+1 {
-		t.Errorf("%s got %d resources, want the one that it asked for and those that all get", n.name, len(n.got))
+	if len(n.got) != 1 {
+		t.Errorf("%s got %d resources, want the one that it asked for", n.name, len(n.got))
 	}
 	before := -1
 	for _, version := range n.got[serviceName(0)] {
@@ -343,13 +343,21 @@ type offender struct {
 	token  string
 	client deltaClient
 	sent   atomic.Int64
+
+	sending sync.Mutex
+}
+
+func (p *offender) send(r *discoveryv3.DeltaDiscoveryRequest) error {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	return p.client.Send(r)
 }
 
 // run misbehaves until the stream ends, and fails if it ends in another way than it should.
 func (p *offender) run(o offence) error {
 	var end func()
 	var err error
-	if o.ending == "" {
+	if !o.ends {
 		p.persist(p.token)
 	}
 	if p.client, end, err = p.stream(p.token); err != nil {
@@ -358,11 +366,11 @@ func (p *offender) run(o offence) error {
 	defer end()
 	hello := scriptRequest("cluster", "")
 	hello.Node = node(40)
-	if err := p.client.Send(hello); err != nil {
+	if err := p.send(hello); err != nil {
 		return err
 	}
 	err = o.do(p)
-	if o.ending == "" || p.ctx.Err() != nil {
+	if !o.ends || p.ctx.Err() != nil {
 		return nil
 	}
 	if status.Code(err) != codes.ResourceExhausted {
@@ -371,13 +379,30 @@ func (p *offender) run(o offence) error {
 	return nil
 }
 
-// neverRead waits for the end of the stream without reading: flow control stops the sender.
+// neverRead asks for more than a response and does not read until it is told of in the log: flow control stops the sender.
 func (p *offender) neverRead() error {
-	select {
-	case <-p.ctx.Done():
-	case <-p.client.Context().Done():
+	if err := p.send(p.bigOnes()); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for !strings.Contains(p.log.String(), "pod=shop/"+p.token+" reason=") {
+		select {
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		case <-tick.C:
+		}
 	}
 	return p.drain(nil)
+}
+
+// bigOnes asks for all big resources.
+func (p *offender) bigOnes() *discoveryv3.DeltaDiscoveryRequest {
+	request := scriptRequest("cluster", "")
+	for i := range bigOnes {
+		request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, fmt.Sprint("big", i))
+	}
+	return request
 }
 
 // drain reads to the end, and answers with what is made of each response.
@@ -390,7 +415,7 @@ func (p *offender) drain(answer func(*discoveryv3.DeltaDiscoveryResponse) *disco
 		if answer == nil || p.sent.Add(1) > persistence {
 			continue
 		}
-		if err := p.client.Send(answer(r)); err != nil && !errors.Is(err, io.EOF) {
+		if err := p.send(answer(r)); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
@@ -398,6 +423,9 @@ func (p *offender) drain(answer func(*discoveryv3.DeltaDiscoveryResponse) *disco
 
 // neverAcknowledge asks for something else each time.
 func (p *offender) neverAcknowledge() error {
+	if err := p.send(scriptRequest("cluster", "+"+serviceName(0))); err != nil {
+		return err
+	}
 	return p.drain(func(*discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DeltaDiscoveryRequest {
 		return scriptRequest("cluster", "+"+serviceName(int(p.sent.Load())%crowdServices))
 	})
@@ -405,24 +433,33 @@ func (p *offender) neverAcknowledge() error {
 
 // refuseEverything refuses, and asks anew for what it refused.
 func (p *offender) refuseEverything() error {
+	if err := p.send(p.bigOnes()); err != nil {
+		return err
+	}
 	return p.drain(func(r *discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DeltaDiscoveryRequest {
-		again := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce, ErrorDetail: status.New(codes.Internal, strings.Repeat("no", 500)).Proto()}
-		for i := range unasked {
-			again.ResourceNamesSubscribe = append(again.ResourceNamesSubscribe, fmt.Sprint("big", i))
-		}
+		again := p.bigOnes()
+		again.ResponseNonce, again.ErrorDetail = r.Nonce, status.New(codes.Internal, strings.Repeat("no", 500)).Proto()
 		return again
 	})
 }
 
-// flood subscribes to new names as fast as they are taken.
+// flood subscribes to new names as fast as they are taken, and acknowledges what it gets.
 func (p *offender) flood() error {
-	go func() { _ = p.drain(nil) }() // it ends with the stream
-	for {
+	go func() {
+		for {
+			r, err := p.client.Recv()
+			if err != nil || p.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce}) != nil {
+				return // with the stream
+			}
+		}
+	}()
+	for n := 0; ; {
 		request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Endpoints.URL()}
 		for range 20 {
-			request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, fmt.Sprint(strings.Repeat("name", 100), p.sent.Add(1)))
+			request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, fmt.Sprint("a-name-that-nobody-has-", n))
+			n++
 		}
-		if err := p.client.Send(request); err != nil {
+		if err := p.send(request); err != nil {
 			return err
 		}
 	}

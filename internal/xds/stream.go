@@ -103,7 +103,7 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	reason := reasonOf(err)
 	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.notify()
-	if reason != "closed" && s.mayLog() {
+	if reason != "closed" && (t != nil && blames(reason) && t.allowance.line(time.Now()) || s.mayLog()) {
 		log.Warn("xDS stream ended", "reason", reason, "error", err)
 	}
 	return err

@@ -456,7 +456,7 @@ func testListsCutShort(t *testing.T, a *away) {
 	a.relay.broken.Store(0)
 	a.withLists(t, changes{moved: 6, gone: 9, ruled: 40, ended: -1}, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
 		if isStream(r) && a.relay.nth(about(r)) <= 2 {
-			a.relay.cutShort(w, r, pass, 3000)
+			a.relay.cutShort(w, r, pass, 500)
 			return
 		}
 		pass.ServeHTTP(w, r)
