@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -543,6 +544,13 @@ func testStartsMeanwhile(t *testing.T, a *away) {
 	})
 	ca := a.ca(outageName)
 	token := a.podToken(a.pods[0], sidecar.TokenAudience)
+	a.eventually("the second operator has its certificate", func() error {
+		c, err := tls.Dial("tcp", second.host+":15010", &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // it is looked whether there is one
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
 	refused := func() error {
 		p := second.dial(t, ca, token)
 		<-p.ended
