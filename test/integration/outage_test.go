@@ -553,7 +553,11 @@ func testStartsMeanwhile(t *testing.T, a *away) {
 	})
 	refused := func() error {
 		p := second.dial(t, ca, token)
-		<-p.ended
+		select {
+		case <-p.ended:
+		case <-p.first:
+			return errors.New("it is served")
+		}
 		if end := status.Convert(p.failure()); end.Code() != codes.Unavailable || !strings.Contains(end.Message(), "still reading the cluster's state") {
 			return end.Err()
 		}
