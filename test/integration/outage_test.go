@@ -529,7 +529,7 @@ func testStartsMeanwhile(t *testing.T, a *away) {
 				relay.cutShort(w, r, pass, 3000)
 				return
 			}
-		case kind == smi.TrafficSplits().CRD() && !released(splits):
+		case kind == smi.TrafficSplits().CRD() && released(slices) && !released(splits):
 			relay.nth(kind)
 			unavailable(w, r, pass)
 			return
