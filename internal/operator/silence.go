@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,7 +41,7 @@ func (i impatient) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		timer.Stop()
 		defer cancel(nil)
-		if context.Cause(ctx) == over {
+		if errors.Is(context.Cause(ctx), over) {
 			return nil, over
 		}
 		return nil, err
@@ -70,7 +71,7 @@ func (a *awaited) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 		a.timer.Reset(a.silence)
-	case context.Cause(a.ctx) != a.over:
+	case !errors.Is(context.Cause(a.ctx), a.over):
 		a.timer.Stop()
 	case a.watch:
 		return n, io.EOF
