@@ -86,8 +86,6 @@ type followed struct {
 	version string
 	store   toolscache.Store
 	synced  toolscache.InformerSynced
-	// refused says that the API server's last word was that it can't list them.
-	refused *atomic.Bool
 	end     func() // and waits
 }
 
@@ -146,12 +144,20 @@ func (s *standards) begin(ctx context.Context) {
 	}
 	for _, f := range s.followed {
 		for !syncedWithin(ctx, definitionRetry, f.synced) && ctx.Err() == nil {
-			if f.refused.Load() && time.Now().After(patience) {
+			if time.Now().After(patience) && refusal(s.ask(ctx, f)) {
 				s.Log.Info("going on without objects that can't be listed; they count as soon as they can", "kind", f.kind.Kind, "version", f.version)
 				break
 			}
 		}
 	}
+}
+
+// ask lists one object, of which the API server says plainly what an informer's watch may only be told to wait for.
+func (s *standards) ask(ctx context.Context, f *followed) error {
+	ctx, cancel := context.WithTimeout(ctx, standardsWait/3)
+	defer cancel()
+	_, err := s.Standards.Client.Resource(f.kind.Resource(f.version)).List(ctx, metav1.ListOptions{Limit: 1})
+	return err
 }
 
 // syncedWithin waits for an informer, for so long.
@@ -263,7 +269,6 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 	informer := toolscache.NewSharedIndexInformer(
 		toolscache.ToListWatcherWithWatchListSemantics(listWatch(s.Standards.Client.Resource(kind.Resource(version))), s.Standards.Client),
 		&unstructured.Unstructured{}, 0, toolscache.Indexers{})
-	refused := &atomic.Bool{}
 	// Neither can fail before the informer runs.
 	_ = informer.SetTransform(func(in any) (any, error) {
 		if u, ok := in.(*unstructured.Unstructured); ok {
@@ -272,7 +277,6 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 		return in, nil
 	})
 	_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *toolscache.Reflector, err error) {
-		refused.Store(refusal(err))
 		if !errors.Is(err, io.EOF) {
 			s.Log.Error(err, "cannot watch objects; what was known of them counts", "kind", kind.Kind, "version", version)
 		}
@@ -288,10 +292,7 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 	})
 	following, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	f := &followed{
-		kind: kind, version: version, store: informer.GetStore(), refused: refused,
-		synced: func() bool { return err == nil && registration.HasSynced() },
-	}
+	f := &followed{kind: kind, version: version, store: informer.GetStore(), synced: func() bool { return err == nil && registration.HasSynced() }}
 	f.end = func() {
 		cancel()
 		running.Wait()
