@@ -3,6 +3,7 @@ package compile_test
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,5 +158,32 @@ func FuzzPodAnnotations(f *testing.F) {
 		}
 		b.Set(&v1alpha1.Mesh{})
 		everything(t, b.Snapshot())
+	})
+}
+
+// FuzzMetricsAnnotation holds of whatever a pod says of its app's metrics: its proxy's configuration is one that Envoy accepts, and hands on nothing but
+// paths of the app's own ports.
+func FuzzMetricsAnnotation(f *testing.F) {
+	for _, text := range []string{"9090/metrics", " 8080/a , 8080/b,8080/a", "15006/x,0/x,65536/x,1/", "1//..//x,2/%2e%2e/", "3/\x00,4/a?b#c,5/é", "none", ",,,/"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		b := compiletest.Builder(t, []byte(fuzzWorld))
+		for _, o := range compiletest.Objects(t, []byte(fuzzWorld)) {
+			if pod, ok := o.(*corev1.Pod); ok {
+				pod.Annotations = map[string]string{sidecar.MetricsAnnotation: text, sidecar.VersionAnnotation: "v"}
+				b.Set(pod)
+			}
+		}
+		b.Set(&v1alpha1.Mesh{})
+		s := b.Snapshot()
+		everything(t, s)
+		for _, w := range s.Workloads("shop") {
+			for _, m := range w.Metrics {
+				if m.Port == sidecar.InboundPort || m.Port == sidecar.OutboundPort || m.Port == 0 || !strings.HasPrefix(m.Path, "/") || strings.ContainsAny(m.Path, " ?#\r\n") {
+					t.Errorf("%q hands on %d%s", text, m.Port, m.Path)
+				}
+			}
+		}
 	})
 }

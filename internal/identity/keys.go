@@ -174,18 +174,23 @@ func (a APIServer) SigningKeys(ctx context.Context) (string, []jose.JSONWebKey, 
 	if err := a.get(ctx, "/openid/v1/jwks", &set); err != nil {
 		return "", nil, err
 	}
+	keys := usable(set.Keys)
+	if configuration.Issuer == "" || len(keys) == 0 {
+		return "", nil, fmt.Errorf("the API server names the issuer %q and %d usable keys of %d", configuration.Issuer, len(keys), len(set.Keys))
+	}
+	return configuration.Issuer, keys, nil
+}
+
+// usable returns the keys that tokens may be verified with. A kind of key that this version does not know takes nothing from the others.
+func usable(set []json.RawMessage) []jose.JSONWebKey {
 	var keys []jose.JSONWebKey
-	for _, raw := range set.Keys {
-		// A kind of key that this version does not know takes nothing from the others.
+	for _, raw := range set {
 		var key jose.JSONWebKey
 		if err := key.UnmarshalJSON(raw); err == nil && signs(key) {
 			keys = append(keys, key)
 		}
 	}
-	if configuration.Issuer == "" || len(keys) == 0 {
-		return "", nil, fmt.Errorf("the API server names the issuer %q and %d usable keys of %d", configuration.Issuer, len(keys), len(set.Keys))
-	}
-	return configuration.Issuer, keys, nil
+	return keys
 }
 
 // signs says whether a key may verify signatures. A symmetric one never may: whoever can verify with it can sign with it.

@@ -118,8 +118,12 @@ func (i *Ingester) Start(ctx context.Context) error {
 func (i *Ingester) watch(ctx context.Context) ([]toolscache.InformerSynced, error) {
 	var synced []toolscache.InformerSynced
 	handler := toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(object any) { i.queue.add(object, false) },
-		UpdateFunc: func(_, object any) { i.queue.add(object, false) },
+		AddFunc: func(object any) { i.queue.add(object, false) },
+		UpdateFunc: func(before, object any) {
+			if !same(before, object) {
+				i.queue.add(object, false)
+			}
+		},
 		DeleteFunc: func(object any) { i.queue.add(object, true) },
 	}
 	for _, object := range watched() {
@@ -138,6 +142,16 @@ func (i *Ingester) watch(ctx context.Context) ([]toolscache.InformerSynced, erro
 		synced = append(synced, registration.HasSynced)
 	}
 	return synced, nil
+}
+
+// same says whether an informer tells of an object again, as it does of each when all have been listed anew.
+func same(before, now any) bool {
+	a, err := meta.Accessor(before)
+	if err != nil {
+		return false
+	}
+	b, err := meta.Accessor(now)
+	return err == nil && a.GetResourceVersion() != "" && a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
 }
 
 // watched are the kinds that the model reads.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,8 +25,9 @@ import (
 )
 
 const (
-	// standardsWait is how long the first snapshot waits for objects of kinds that the cluster has. They decide where traffic goes, so a
-	// replica should not serve without them; but a kind of others that can't be read, as its conversion webhook is away, must not stop the mesh.
+	// standardsWait is how long the first snapshot waits for objects of kinds that the cluster has and the API server refuses to list. They decide
+	// where traffic goes, so a replica should not serve without them; but a kind of others that can't be read, as its conversion webhook is away,
+	// must not stop the mesh. An API server that is slow or away is waited for without end, as for every other kind.
 	standardsWait = 30 * time.Second
 	// definitionRetry is when a definition is looked at again that could not be read.
 	definitionRetry = 2 * time.Second
@@ -125,23 +128,57 @@ func (s *standards) watch(ctx context.Context) (toolscache.InformerSynced, error
 	return registration.HasSynced, nil
 }
 
-// begin follows what there is, and waits until its objects are known or standardsWait is over.
+// begin follows what there is, and waits until its objects are known, or are refused after standardsWait.
 func (s *standards) begin(ctx context.Context) {
-	waiting, cancel := context.WithTimeout(ctx, standardsWait)
-	defer cancel()
-	for s.look(ctx) != nil {
-		select {
-		case <-waiting.Done():
+	patience := time.Now().Add(standardsWait)
+	for err := s.look(ctx); err != nil; err = s.look(ctx) {
+		if refusal(err) && time.Now().After(patience) {
 			s.Log.Info("going on without SMI's kinds: their definitions can't be read")
+			return
+		}
+		select {
+		case <-ctx.Done():
 			return
 		case <-time.After(definitionRetry):
 		}
 	}
 	for _, f := range s.followed {
-		if !toolscache.WaitForCacheSync(waiting.Done(), f.synced) && ctx.Err() == nil {
-			s.Log.Info("going on without objects that can't be listed; they count as soon as they can", "kind", f.kind.Kind, "version", f.version)
+		for !syncedWithin(ctx, definitionRetry, f.synced) && ctx.Err() == nil {
+			if time.Now().After(patience) && refusal(s.ask(ctx, f)) {
+				s.Log.Info("going on without objects that can't be listed; they count as soon as they can", "kind", f.kind.Kind, "version", f.version)
+				break
+			}
 		}
 	}
+}
+
+// ask lists one object, of which the API server says plainly what an informer's watch may only be told to wait for.
+func (s *standards) ask(ctx context.Context, f *followed) error {
+	ctx, cancel := context.WithTimeout(ctx, standardsWait/3)
+	defer cancel()
+	_, err := s.Standards.Client.Resource(f.kind.Resource(f.version)).List(ctx, metav1.ListOptions{Limit: 1})
+	return err
+}
+
+// syncedWithin waits for an informer, for so long.
+func syncedWithin(ctx context.Context, wait time.Duration, synced toolscache.InformerSynced) bool {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return toolscache.WaitForCacheSync(waiting.Done(), synced)
+}
+
+// refusal says whether the API server has decided that it can't answer, rather than being slow, overloaded or away.
+func refusal(err error) bool {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) || apierrors.IsServerTimeout(err) {
+		return false
+	}
+	switch answer.Status().Code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return false
+	}
+	return true
 }
 
 // run follows kinds that come, change and go, until the context ends.
@@ -245,7 +282,12 @@ func (s *standards) follow(ctx context.Context, kind smi.Kind, version string, b
 		}
 	})
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(object any) { s.take(object, false) }, UpdateFunc: func(_, object any) { s.take(object, false) },
+		AddFunc: func(object any) { s.take(object, false) },
+		UpdateFunc: func(before, object any) {
+			if !same(before, object) {
+				s.take(object, false)
+			}
+		},
 		DeleteFunc: func(object any) { s.take(object, true) },
 	})
 	following, cancel := context.WithCancel(ctx)

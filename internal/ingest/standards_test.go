@@ -2,15 +2,20 @@ package ingest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr/testr"
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -81,4 +86,53 @@ func TestSplitsAreKnownBeforeTheFirstSnapshot(t *testing.T) {
 	}
 	cancel()
 	s.run(ctx) // ends the informers
+}
+
+// TestRefusal: only what the API server has decided lets a replica go on without objects. One that is slow, overloaded or away is waited for.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	splits := schema.GroupResource{Group: "split.smi-spec.io", Resource: "trafficsplits"}
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{&apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "conversion webhook for split.smi-spec.io/v1alpha2 failed"}}, true},
+		{fmt.Errorf("failed to list: %w", apierrors.NewForbidden(splits, "", nil)), true},
+		{apierrors.NewNotFound(splits, ""), true},
+		{apierrors.NewTooManyRequests("later", 1), false},
+		{apierrors.NewServiceUnavailable("etcd is away"), false},
+		{apierrors.NewServerTimeout(splits, "list", 1), false},
+		{apierrors.NewTimeoutError("it takes too long", 1), false},
+		{apierrors.NewUnauthorized("token expired"), false},
+		{apierrors.NewGenericServerResponse(502, "get", splits, "", "", 0, true), false},
+		{context.DeadlineExceeded, false},
+		{errors.New("connection refused"), false},
+		{nil, false},
+	} {
+		if got := refusal(test.err); got != test.want {
+			t.Errorf("%v: %v, want %v", test.err, got, test.want)
+		}
+	}
+}
+
+// TestSame: what is only listed again is no change; an object that was deleted and made anew under its name is one.
+func TestSame(t *testing.T) {
+	t.Parallel()
+	object := func(uid types.UID, version string) any {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: uid, ResourceVersion: version}}
+	}
+	for _, test := range []struct {
+		before, now any
+		want        bool
+	}{
+		{object("1", "7"), object("1", "7"), true},
+		{object("1", "7"), object("1", "8"), false},
+		{object("1", "7"), object("2", "7"), false},
+		{object("1", ""), object("1", ""), false},
+		{"no object", object("1", "7"), false},
+	} {
+		if got := same(test.before, test.now); got != test.want {
+			t.Errorf("%v and %v: %v", test.before, test.now, got)
+		}
+	}
 }

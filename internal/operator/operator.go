@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -111,6 +112,8 @@ func (o *operator) later(ctx context.Context) context.Context {
 
 // connect makes a client and asks the API server for its version.
 func (o *operator) connect() error {
+	o.Config = rest.CopyConfig(o.Config)
+	o.Config.Wrap(func(way http.RoundTripper) http.RoundTripper { return impatient{way, silence, o.Log} })
 	var err error
 	if o.client, err = kubernetes.NewForConfig(o.Config); err != nil {
 		return fmt.Errorf("client of the API server: %w", err)

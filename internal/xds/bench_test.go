@@ -61,7 +61,7 @@ func settle(b *testing.B, t *stream) int {
 	for _, r := range out {
 		n += request(b, t, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.message.TypeUrl, ResponseNonce: r.message.Nonce})
 	}
-	t.report()
+	t.report(time.Now())
 	return n
 }
 

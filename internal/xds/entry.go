@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
@@ -189,7 +190,13 @@ func (s *session) reload(e *entry) {
 	switch {
 	case old == nil:
 	case e.ref.Type == resource.Cluster && e.atProxy() && (len(e.flight) > 0 || s.due(e)):
-		e.former = append(e.former, old.Needs...)
+		for _, ref := range old.Needs {
+			if slices.Contains(e.former, ref) { // it changed again before the proxy took the change
+				s.unwant(ref)
+			} else {
+				e.former = append(e.former, ref)
+			}
+		}
 		if len(e.former) > 0 {
 			s.changing[e] = struct{}{}
 		}
@@ -202,13 +209,16 @@ func (s *session) reload(e *entry) {
 // touch notes that there may be something to send.
 func (s *session) touch(e *entry) {
 	if e.ref.Type != resource.Bundle && e.wants > 0 {
-		s.types[e.ref.Type].pending[e] = struct{}{}
+		st := &s.types[e.ref.Type]
+		st.pending[e] = struct{}{}
+		delete(st.absent, e)
 	}
 }
 
 func (s *session) untouch(e *entry) {
 	if e.ref.Type != resource.Bundle {
 		delete(s.types[e.ref.Type].pending, e)
+		delete(s.types[e.ref.Type].absent, e)
 	}
 }
 

@@ -70,8 +70,9 @@ func (s *session) flushType(t resource.Type) []*response {
 	for e := range st.pending {
 		switch {
 		case !s.due(e):
-			if !e.missing() {
-				delete(st.pending, e)
+			delete(st.pending, e)
+			if e.missing() {
+				st.absent[e] = struct{}{}
 			}
 		case !s.ready(e):
 			gated = true

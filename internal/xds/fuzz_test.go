@@ -242,6 +242,14 @@ func (z *fuzzer) check() {
 				wants[need]++
 			}
 		}
+		for i, former := range e.former {
+			if wants[former]++; slices.Contains(e.former[:i], former) {
+				z.t.Fatalf("%s counts twice what it needed before: %v", ref, e.former)
+			}
+		}
+		if _, changing := s.changing[e]; changing != (len(e.former) > 0) {
+			z.t.Fatalf("%s needed %v before, and is changing: %v", ref, e.former, changing)
+		}
 	}
 	for ref, e := range s.entries {
 		if e.wants != wants[ref] {
@@ -259,6 +267,13 @@ func (z *fuzzer) check() {
 		for e := range s.types[kind].pending {
 			if s.entries[e.ref] != e || e.wants == 0 {
 				z.t.Fatalf("%s is pending and not wanted", e.ref)
+			}
+		}
+	}
+	for kind := range s.types {
+		for e := range s.types[kind].absent {
+			if _, both := s.types[kind].pending[e]; both || s.entries[e.ref] != e || e.wants == 0 {
+				z.t.Fatalf("%s is absent, and pending, forgotten or not wanted", e.ref)
 			}
 		}
 	}

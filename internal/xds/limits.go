@@ -164,6 +164,11 @@ func reasonOf(err error) string {
 	}
 }
 
+// blames says whether a stream that ends for a reason is the fault of its proxy, which then is named in the log however many others are.
+func blames(reason string) bool {
+	return reason == "slow" || reason == "unacknowledged" || reason == "silent"
+}
+
 // shortened bounds a text that a proxy made up.
 func shortened(text string) string {
 	if len(text) <= maxMessage {

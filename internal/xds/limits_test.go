@@ -492,3 +492,22 @@ func TestBucket(t *testing.T) {
 		t.Errorf("%d lines at once, want 2, and 1 a second later", allowed)
 	}
 }
+
+// TestLongNames: names, and versions, that are longer than any of ours are not kept, of whatever type: what a proxy may send in hours would not fit.
+func TestLongNames(t *testing.T) {
+	h := startHostility(t, nil)
+	c := h.connect(t, "cart-1")
+	long := strings.Repeat("n", 8<<10)
+	for kind := resource.Cluster; kind <= resource.VirtualHost; kind++ {
+		req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: kind.URL(), InitialResourceVersions: map[string]string{fmt.Sprint("short-", kind): long}}
+		for i := range 20 {
+			req.ResourceNamesSubscribe = append(req.ResourceNamesSubscribe, fmt.Sprint(long, kind, i))
+			req.InitialResourceVersions[fmt.Sprint(long, kind, i)] = "1"
+		}
+		c.send(req)
+	}
+	h.wantLimited(limitNames)
+	h.eventually("all are counted", func() bool { return testutil.ToFloat64(h.metrics.limited.WithLabelValues("names")) == 6*(20+20+1) })
+	h.wantBoundedMemory(3) // 4 MB were sent
+	h.wantNeighbourServed()
+}

@@ -20,6 +20,9 @@ const maxUnanswered = 2
 // maxEntries bounds what a session keeps account of, also of names that were subscribed to and are not any more, in the same multiples.
 const maxEntries = 3
 
+// maxName bounds the names that are looked at, in bytes: ours have a few hundred at most, and those that a proxy makes up are kept.
+const maxName = 1 << 9
+
 // bounds are what a session holds at most.
 type bounds struct {
 	// names bounds the names that are subscribed to, and those that are announced, of each type.
@@ -85,8 +88,9 @@ type typeState struct {
 	wildcard, greeted bool
 	// names is the number of names subscribed to.
 	names int
-	// pending are the entries that may have to be sent.
-	pending map[*entry]struct{}
+	// pending are the entries that may have to be sent, absent those that the proxy asked for and there is nothing to send of: a proxy may make up
+	// thousands of names, which must not be looked at with each of its requests.
+	pending, absent map[*entry]struct{}
 }
 
 // interest is a change to the set of resources whose changes concern a session.
@@ -126,7 +130,7 @@ func newSession(proxy *resource.Proxy, view resource.View, bounds bounds, linger
 		learned:  map[string]struct{}{},
 	}
 	for t := range s.types {
-		s.types[t].pending = map[*entry]struct{}{}
+		s.types[t].pending, s.types[t].absent = map[*entry]struct{}{}, map[*entry]struct{}{}
 	}
 	s.want(proxyBundle)
 	return s
@@ -217,6 +221,9 @@ func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, err
 		case name == wildcard:
 			s.subscribeAll(t)
 			continue
+		case len(name) > maxName:
+			s.limited[limitNames]++
+			continue
 		case t == resource.Cluster && !s.admits(name):
 			s.limited[limitAsked]++
 			s.refusals[name] = struct{}{}
@@ -267,6 +274,10 @@ func (s *session) announce(t resource.Type, versions map[string]string) {
 		if announced++; announced > s.bounds.names || len(s.entries) >= maxEntries*s.bounds.names {
 			s.limited[limitNames] += len(versions) - announced + 1
 			return
+		}
+		if len(name) > maxName || len(version) > maxName {
+			s.limited[limitNames]++
+			continue
 		}
 		e := s.entry(resource.Ref{Type: t, Name: name})
 		e.version = version

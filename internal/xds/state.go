@@ -46,32 +46,60 @@ type Rejection struct {
 
 // pending returns what is due, gated, missing or in flight. Removals that linger are not: they stop nothing from working.
 func (s *session) pending() Pending {
-	refs := map[resource.Ref]struct{}{}
+	var p Pending
+	note := func(ref resource.Ref) {
+		p.Count++
+		if n := len(p.Refs); n < maxSamples || compareRefs(ref, p.Refs[n-1]) < 0 {
+			at, _ := slices.BinarySearchFunc(p.Refs, ref, compareRefs)
+			p.Refs = slices.Insert(p.Refs, at, ref)
+			p.Refs = p.Refs[:min(len(p.Refs), maxSamples)]
+		}
+	}
 	for t := range s.types {
+		for e := range s.types[t].absent {
+			note(e.ref)
+		}
 		for e := range s.types[t].pending {
-			if e.missing() || s.due(e) || !s.types[t].started {
-				refs[e.ref] = struct{}{}
+			if s.waits(e) {
+				note(e.ref)
 			}
 		}
 	}
+	flying := map[resource.Ref]struct{}{}
 	for _, r := range s.sent {
 		for _, i := range r.items {
-			refs[i.entry.ref] = struct{}{}
+			ref := i.entry.ref
+			if _, again := flying[ref]; !again && !s.counted(s.entries[ref]) {
+				note(ref)
+			}
+			flying[ref] = struct{}{}
 		}
 	}
-	p := Pending{Count: len(refs)}
-	for ref := range refs {
-		p.Refs = append(p.Refs, ref)
-	}
-	slices.SortFunc(p.Refs, compareRefs)
-	p.Refs = p.Refs[:min(len(p.Refs), maxSamples)]
 	return p
+}
+
+// waits says whether the proxy waits for a pending entry.
+func (s *session) waits(e *entry) bool {
+	return e.missing() || s.due(e) || !s.types[e.ref.Type].started
+}
+
+// counted says whether an entry is among those that wait.
+func (s *session) counted(e *entry) bool {
+	if e == nil {
+		return false
+	}
+	st := &s.types[e.ref.Type]
+	if _, absent := st.absent[e]; absent {
+		return true
+	}
+	_, pending := st.pending[e]
+	return pending && s.waits(e)
 }
 
 // synced says whether the proxy holds all that its view has for it.
 func (s *session) synced() bool {
 	for t := range s.types {
-		if len(s.types[t].pending) > 0 {
+		if len(s.types[t].pending)+len(s.types[t].absent) > 0 {
 			return false
 		}
 	}

@@ -65,6 +65,9 @@ type stream struct {
 	// hold delays sending until then, to answer asks together.
 	hold    time.Time
 	flushAt time.Time
+	// reportAt is when the state may be reported next, if there is so much in it that it costs something; late says that it has changed since.
+	reportAt time.Time
+	late     bool
 	// reported is the state as the server has it; the gauges are this stream's share in them.
 	reported                streamState
 	askedGauge, pushedGauge int
@@ -100,7 +103,7 @@ func (s *Server) DeltaAggregatedResources(g deltaStream) error {
 	reason := reasonOf(err)
 	s.metrics.ended.WithLabelValues(reason).Inc()
 	s.notify()
-	if reason != "closed" && s.mayLog() {
+	if reason != "closed" && (t != nil && blames(reason) && t.allowance.line(time.Now()) || s.mayLog()) {
 		log.Warn("xDS stream ended", "reason", reason, "error", err)
 	}
 	return err
@@ -347,6 +350,9 @@ func (t *stream) next() time.Time {
 		earlier(t.resumes()) // and nothing is flushed before, however long it has been due
 	default:
 		earlier(t.flushAt)
+		if t.late {
+			earlier(t.reportAt)
+		}
 	}
 	if since := t.session.unacknowledgedSince(); !since.IsZero() {
 		earlier(since.Add(t.server.config.AckTimeout))
@@ -397,7 +403,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 		t.measure(batch, now)
 		t.outgoing <- batch
 	}
-	t.report()
+	t.report(now)
 	return nil
 }
 
@@ -545,28 +551,38 @@ func (t *stream) measure(batch []*response, now time.Time) {
 	}
 }
 
+// muchToReport is how much may be in a state that is reported with each request. More is reported once a second: a proxy that has the control
+// plane count thousands of made-up names may not have it done with each of them.
+const muchToReport = 1000
+
 // report tells the server what has changed in the stream's state.
-func (t *stream) report() {
+func (t *stream) report(now time.Time) {
+	if t.late = now.Before(t.reportAt); t.late {
+		return
+	}
 	names, pushed := t.session.types[resource.Cluster].names, len(t.session.learned)
 	t.server.metrics.asked.Add(float64(names - t.askedGauge))
 	t.server.metrics.pushed.Add(float64(pushed - t.pushedGauge))
 	t.askedGauge, t.pushedGauge = names, pushed
 
-	now := streamState{
+	state := streamState{
 		pending: t.session.pending(), rejections: t.session.rejections(),
 		certificateError: t.renewal.failed, encryption: t.session.encryption(), idle: t.session.synced(),
 		trusting: t.session.trusting(), trust: trustOf(t.session.view, &t.proxy),
 	}
-	if now.idle {
+	if state.pending.Count+len(state.rejections) > muchToReport {
+		t.reportAt = now.Add(time.Second)
+	}
+	if state.idle {
 		t.changedAt = time.Time{}
 		if !t.sentSince.IsZero() {
 			t.server.metrics.acknowledgement.Observe(time.Since(t.sentSince).Seconds())
 			t.sentSince = time.Time{}
 		}
 	}
-	if t.busy || !reflect.DeepEqual(now, t.reported) {
-		t.reported = now
-		t.server.report(t, now, t.session.view.Revision())
+	if t.busy || !reflect.DeepEqual(state, t.reported) {
+		t.reported = state
+		t.server.report(t, state, t.session.view.Revision())
 	}
 }
 

@@ -124,32 +124,46 @@ type sightings struct {
 	serials map[string][]string
 }
 
-// watchPeers follows the access logs of an app's proxies until the test ends. kubectl goes on where the kubelet exchanges a log.
+// watchPeers follows the access logs of an app's proxies until the test ends. kubectl goes on where the kubelet exchanges a log; where its connection
+// ends, as one may within the hour of a soak, it begins again with what is there.
 func (c *cluster) watchPeers(app string) *sightings {
 	c.t.Helper()
 	seen := &sightings{serials: map[string][]string{}}
 	ctx, stop := context.WithCancel(c.t.Context())
-	command := exec.CommandContext(ctx, "kubectl", "--namespace", c.namespace, "logs", "--follow", "--selector=app="+app,
-		"--container="+sidecar.ProxyContainer, "--tail=-1")
-	output, err := command.StdoutPipe()
-	if err == nil {
-		err = command.Start()
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		for lines := bufio.NewScanner(output); lines.Scan(); {
-			seen.add(lines.Bytes())
+		for ctx.Err() == nil {
+			if err := seen.follow(ctx, c.namespace, app); err != nil && ctx.Err() == nil {
+				c.t.Logf("the logs of %s are followed anew: %v", app, err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
 		}
 	})
 	c.t.Cleanup(func() {
 		stop()
 		reading.Wait()
-		_ = command.Wait() // it ends by the signal
 	})
 	return seen
+}
+
+// follow reads the access logs of an app's proxies until kubectl ends.
+func (s *sightings) follow(ctx context.Context, namespace, app string) error {
+	command := exec.CommandContext(ctx, "kubectl", "--namespace", namespace, "logs", "--follow", "--selector=app="+app,
+		"--container="+sidecar.ProxyContainer, "--tail=-1")
+	output, err := command.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(output); lines.Scan(); {
+		s.add(lines.Bytes())
+	}
+	return command.Wait()
 }
 
 // add takes a line of a log; those that are no access log are Envoy's own.

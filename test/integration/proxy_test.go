@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,8 @@ type proxy struct {
 	reject func(name string) string
 	stuck  bool
 	unread []*discoveryv3.DeltaDiscoveryResponse // while it is stuck
+	got    []receipt
+	first  chan struct{} // closed with the first response
 	err    error
 }
 
@@ -69,7 +72,7 @@ func (w *world) dial(t *testing.T, ca, token string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{stream: stream, ended: make(chan struct{}), cancel: cancel, asked: map[resource.Ref]bool{}}
+	p := &proxy{stream: stream, ended: make(chan struct{}), first: make(chan struct{}), cancel: cancel, asked: map[resource.Ref]bool{}}
 	t.Cleanup(func() {
 		p.hangUp()
 		if err := connection.Close(); err != nil {
@@ -110,8 +113,52 @@ func (p *proxy) run() {
 			p.mu.Unlock()
 			return
 		}
+		p.note(response)
 		p.answer(response)
 	}
+}
+
+// receipt is what one response brought.
+type receipt struct {
+	kind resource.Type
+	// versions are those of its resources, by name.
+	versions map[string]string
+	removed  []string
+}
+
+func (p *proxy) note(response *discoveryv3.DeltaDiscoveryResponse) {
+	r := receipt{versions: map[string]string{}, removed: response.GetRemovedResources()}
+	r.kind, _ = resource.TypeOf(response.GetTypeUrl())
+	for _, got := range response.GetResources() {
+		r.versions[got.GetName()] = got.GetVersion()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.got = append(p.got, r)
+	if len(p.got) == 1 {
+		close(p.first)
+	}
+}
+
+// holds returns the versions of what a proxy was sent and not told to forget, by type and name.
+func (p *proxy) holds() map[string]string {
+	held := map[string]string{}
+	for _, r := range p.receipts() {
+		for name, version := range r.versions {
+			held[r.kind.String()+" "+name] = version
+		}
+		for _, name := range r.removed {
+			delete(held, r.kind.String()+" "+name)
+		}
+	}
+	return held
+}
+
+// receipts returns all responses so far.
+func (p *proxy) receipts() []receipt {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.got)
 }
 
 // stick has the proxy neither acknowledge nor reject what it gets, until it is let go.

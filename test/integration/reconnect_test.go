@@ -147,8 +147,7 @@ func (w *world) holdLease() {
 // pauseAPIServer stops the process of the API server, which this process has started, and returns how to have it go on.
 func (w *world) pauseAPIServer() func() {
 	w.t.Helper()
-	_, port, _ := strings.Cut(strings.TrimPrefix(w.admin.Host, "https://"), ":")
-	pid := childWith(w.t, "kube-apiserver", "--secure-port="+strings.TrimSuffix(port, "/"))
+	pid := w.apiServer()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		w.t.Fatal(err)
 	}
@@ -159,6 +158,13 @@ func (w *world) pauseAPIServer() func() {
 	})
 	w.t.Cleanup(resume)
 	return resume
+}
+
+// apiServer returns the API server's process.
+func (w *world) apiServer() int {
+	w.t.Helper()
+	_, port, _ := strings.Cut(strings.TrimPrefix(w.admin.Host, "https://"), ":")
+	return childWith(w.t, "kube-apiserver", "--secure-port="+strings.TrimSuffix(port, "/"))
 }
 
 // childWith returns the process, started by this one, of a program with an argument.

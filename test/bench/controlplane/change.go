@@ -143,7 +143,7 @@ func (b *bench) single(ctx context.Context) error {
 			figures[4].Below, figures[4].Baseline, figures[4].Of = &kind.wire, &kind.wireIstiod, istiod
 			figures[5].Baseline, figures[5].Of = new(1000*kind.cpuIstiod), istiod
 		}
-		for _, figure := range figures {
+		for _, figure := range append(figures, r.propagated()...) {
 			figure.Case = fmt.Sprintf("2. %s (%s)", kind.name, b.small)
 			b.run.Add(figure)
 		}
