@@ -308,6 +308,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
 		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect. What it sends faster
 		// than it is read waits at its end: windows of a fixed size don't grow.
 		grpc.MaxRecvMsgSize(4 << 20),
