@@ -91,6 +91,7 @@ func (b *bench) first(ctx context.Context) error {
 			return err
 		}
 		c, err := b.connect(ctx, f)
+		b.heap(ctx, "connected")
 		f.Disconnect()
 		if err != nil {
 			return err
