@@ -203,7 +203,7 @@ func (b *Builder) Snapshot() *Snapshot {
 	if b.last != nil && len(b.changed) == 0 && !b.dirty.internal {
 		return b.last
 	}
-	b.last = &Snapshot{revision: b.nextRevision(), tree: b.tree.Copy(), changed: sortedKeys(b.changed)}
+	b.last = &Snapshot{revision: b.nextRevision(), tree: b.tree.Copy(), changed: sortedKeys(b.changed), reported: b.dirty.internal}
 	b.changed, b.dirty.internal = map[Key]bool{}, false
 	return b.last
 }

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
@@ -101,10 +104,13 @@ type Server struct {
 	config    Config
 	metrics   *metrics
 	changed   chan struct{}
+	news      atomic.Bool
 	plaintext *plaintextLog
 
-	mu       sync.Mutex
-	view     resource.View
+	mu   sync.Mutex
+	view resource.View
+	// reshaped is the newest revision that differed in more than endpoints.
+	reshaped uint64
 	stopping bool
 	// refusal is why no proxy is served; nil when all are.
 	refusal error
@@ -169,7 +175,20 @@ func (s *Server) PublishSince(view resource.View, changed []resource.ScopedRef, 
 	}
 	clear(s.fresh)
 	s.view = view
+	if len(changed) > 0 && !slices.ContainsFunc(changed, func(r resource.ScopedRef) bool { return r.Type != resource.Endpoints }) {
+		s.signal()
+		return
+	}
+	s.reshaped = max(s.reshaped, view.Revision())
 	s.notify()
+}
+
+// Reshape says of a revision that is about to be published that more than endpoints is new in it, even if that changes nothing of what proxies hold: when
+// they are at it is then News.
+func (s *Server) Reshape(revision uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reshaped = max(s.reshaped, revision)
 }
 
 // change tells a stream that a resource may have changed, in a view that was published at a time (zero: not a change to measure).
@@ -222,7 +241,17 @@ func (s *Server) Trust() string {
 // Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
 func (s *Server) Changed() <-chan struct{} { return s.changed }
 
+// News says whether, since it was last asked, more has happened to proxies than that they were given endpoints, which come and go all the time: a
+// stream came or went, something else was published, a proxy holds all of that now, or refuses something.
+func (s *Server) News() bool { return s.news.Swap(false) }
+
+// notify tells those who wait for Changed, and that it is News.
 func (s *Server) notify() {
+	s.news.Store(true)
+	s.signal()
+}
+
+func (s *Server) signal() {
 	select {
 	case s.changed <- struct{}{}:
 	default:
@@ -481,6 +510,7 @@ func (s *Server) unwatch(t *stream, key resource.ScopedRef) {
 func (s *Server) report(t *stream, now streamState, revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := t.state
 	if now.idle {
 		t.state.SyncedRevision = revision
 	}
@@ -490,6 +520,15 @@ func (s *Server) report(t *stream, now streamState, revision uint64) {
 	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
 	t.state.Encryption = now.encryption
 	t.idle, t.trusting, t.busy = now.idle, now.trusting, false
+	after := t.state
+	if before.SyncedRevision >= s.reshaped && after.SyncedRevision >= s.reshaped {
+		before.SyncedRevision = after.SyncedRevision
+	}
+	before.Pending = after.Pending
+	if reflect.DeepEqual(before, after) {
+		s.signal()
+		return
+	}
 	s.notify()
 }
 
