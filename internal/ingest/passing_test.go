@@ -40,12 +40,12 @@ func aPod(name string) *corev1.Pod {
 func (p *pods) listWatch() toolscache.ListerWatcher {
 	// What can't stream lists is listed.
 	return toolscache.ToListWatcherWithWatchListSemantics(&toolscache.ListWatch{
-		ListFunc: func(metav1.ListOptions) (runtime.Object, error) {
+		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: slices.Clone(p.there)}, nil
 		},
-		WatchFunc: func(metav1.ListOptions) (watch.Interface, error) {
+		WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
 			w := watch.NewFake()
 			p.watches <- w
 			return w, nil

@@ -338,10 +338,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 func (s *Server) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
-		// A stream is silent nearly always. By default gRPC holds 32 kB for each connection's reads and as much for its writes: with thousands of proxies,
-		// more than all else.
-		grpc.ReadBufferSize(4<<10),
-		grpc.SharedWriteBuffer(true),
+		// A stream is silent nearly always, and requests are small. By default gRPC holds 32 kB for what each connection may send.
+		grpc.ReadBufferSize(4 << 10),
 		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect. What it sends faster
 		// than it is read waits at its end: windows of a fixed size don't grow.
 		grpc.MaxRecvMsgSize(4 << 20),
