@@ -512,26 +512,27 @@ func (s *Server) unwatch(t *stream, key resource.ScopedRef) {
 func (s *Server) report(t *stream, now streamState, revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := t.state
+	state := &t.state
+	news := now.trusting && now.trust != state.Trust || now.certificateError != state.CertificateError ||
+		!now.encryption.equal(state.Encryption) || !equalRejections(now.rejections, state.Rejections)
 	if now.idle {
-		t.state.SyncedRevision = revision
+		news = news || state.SyncedRevision < s.reshaped
+		state.SyncedRevision = revision
 	}
 	if now.trusting {
-		t.state.Trust = now.trust
+		state.Trust = now.trust
 	}
-	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
-	t.state.Encryption = now.encryption
+	state.Pending, state.Rejections, state.CertificateError, state.Encryption = now.pending, now.rejections, now.certificateError, now.encryption
 	t.idle, t.trusting, t.busy = now.idle, now.trusting, false
-	after := t.state
-	if before.SyncedRevision >= s.reshaped && after.SyncedRevision >= s.reshaped {
-		before.SyncedRevision = after.SyncedRevision
-	}
-	before.Pending = after.Pending
-	if reflect.DeepEqual(before, after) {
+	if news {
+		s.notify()
+	} else {
 		s.signal()
-		return
 	}
-	s.notify()
+}
+
+func equalRejections(a, b []Rejection) bool {
+	return len(a) == len(b) && (len(a) == 0 || reflect.DeepEqual(a, b))
 }
 
 // StreamAggregatedResources refuses the state-of-the-world protocol.
