@@ -99,8 +99,9 @@ func (v *VirtualHost) need(name string) string {
 // HTTP have it in their name. What is logged or counted of connections is so once a listener and not once a chain.
 const OnTCPChains = `xds.filter_chain_name != "" && !xds.filter_chain_name.contains("http")`
 
-// OnMutualTLSChains is CEL that is true, in the log of the inbound listener, for connections from other sidecars.
-const OnMutualTLSChains = `xds.filter_chain_name.contains("mtls")`
+// OnPlaintextChains is CEL that is true, in the log of the inbound listener, for connections of chains that pass bytes and authenticate nobody: plaintext, and TLS
+// that is the app's own.
+const OnPlaintextChains = `xds.filter_chain_name.endsWith("/tcp") || xds.filter_chain_name.endsWith("/tls")`
 
 // Inbound is the listener for what is sent to a pod.
 type Inbound struct {

@@ -82,7 +82,7 @@ func inbound(l *features.Inbound) {
 	}
 	countClosed(l.Listener, l.Minor, features.OnTCPChains, slices.Concat(
 		reporter("destination"), source(orUnknown(peerWorkload), orUnknown(peerNamespace)), receiver(l.Workload), flags(),
-		[]envoy.Label{{Name: "mtls", Format: "%CEL(" + features.OnMutualTLSChains + ` ? "true" : "false")%`}}))
+		[]envoy.Label{{Name: "mtls", Format: "%CEL(" + features.OnPlaintextChains + ` ? "false" : "true")%`}}))
 }
 
 // outbound counts what a pod sends.
