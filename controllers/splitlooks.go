@@ -28,11 +28,12 @@ type splitScene struct {
 	version string
 	meshes  []string // their UIDs
 	nodes   []*model.Service
+	ruling  []string // the TrafficSplits that rule these, which the snapshot learns of after them
 	splits  []*unstructured.Unstructured
 }
 
 func (s *splitScene) equal(o *splitScene) bool {
-	return o != nil && s.version == o.version && slices.Equal(s.meshes, o.meshes) && slices.Equal(s.nodes, o.nodes) && slices.Equal(s.splits, o.splits)
+	return o != nil && s.version == o.version && slices.Equal(s.meshes, o.meshes) && slices.Equal(s.nodes, o.nodes) && slices.Equal(s.ruling, o.ruling) && slices.Equal(s.splits, o.splits)
 }
 
 // splitLook is one look at some namespaces.
@@ -75,7 +76,9 @@ func (l *splitLooks) next(s *model.Snapshot, version string, live []*unstructure
 		scene := of(report.Namespace)
 		scene.meshes = append(scene.meshes, report.UID)
 		for _, name := range report.Services {
-			scene.nodes = append(scene.nodes, reader.Service(model.ServiceKey{Namespace: report.Namespace, Name: name}))
+			key := model.ServiceKey{Namespace: report.Namespace, Name: name}
+			ruling, _ := s.RulingSplit(key)
+			scene.nodes, scene.ruling = append(scene.nodes, reader.Service(key)), append(scene.ruling, ruling)
 		}
 	}
 	for _, split := range live {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	splitv1alpha4 "github.com/tulle-mesh/tulle/api/smi/split/v1alpha4"
 	"github.com/tulle-mesh/tulle/api/v1alpha1"
 	"github.com/tulle-mesh/tulle/internal/model"
 )
@@ -89,6 +90,11 @@ func TestSplitsAreLookedAtWhereSomethingIsNew(t *testing.T) {
 	if got := looks.done(next("somebody wrote a TrafficSplit", "b"), nil, nil); len(got) != 0 {
 		t.Errorf("conflicts %v, want none any more", got)
 	}
+	shops.builder.Set(&splitv1alpha4.TrafficSplit{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "web"},
+		Spec:       splitv1alpha4.TrafficSplitSpec{Service: "web", Backends: []splitv1alpha4.TrafficSplitBackend{{Service: "web", Weight: 1}}},
+	})
+	looks.done(next("the snapshot has it a moment later, and it rules", "b"), nil, nil)
 	looks.touch("a")
 	looks.done(next("a Service changed", "a"), nil, errors.New("refused"))
 	looks.done(next("what went wrong", "a"), nil, nil)
