@@ -189,13 +189,16 @@ fuzz: ## Fuzz each target for FUZZTIME: what users and proxies send.
 
 # What the goals are measured with. BENCH_FLAGS: see go run ./test/bench/controlplane -help; -scale 50 tries it out in a minute or two.
 BENCH_FLAGS ?=
+# Where results go. A trial (BENCH_FLAGS with -scale, MICRO_FLAGS) goes elsewhere, or it replaces what docs/performance has.
+BENCH_OUT ?= docs/performance
+MICRO_FLAGS ?=
 
 .PHONY: bench-controlplane
 bench-controlplane: $(LAB) build ## Measure the control plane with simulated sidecars, against a real API server (20 min).
 	$(LAB) build apiserver certmanager
-	@mkdir -p docs/performance
+	@mkdir -p "$(BENCH_OUT)"
 	KUBEBUILDER_ASSETS="$$($(LAB) path apiserver)" TULLE_CERTMANAGER="$$($(LAB) path certmanager)" \
-	go run ./test/bench/controlplane -out docs/performance/controlplane.json $(BENCH_FLAGS)
+	go run ./test/bench/controlplane -out "$(BENCH_OUT)/controlplane.json" $(BENCH_FLAGS)
 	$(MAKE) bench-report
 
 # A module of its own, for the bench alone.
@@ -220,7 +223,7 @@ bench-report: ## Make docs/performance.md and its plots from the results that ar
 
 .PHONY: bench-micro
 bench-micro: ## Measure the control plane's parts as a ratio to the commit in docs/performance/baseline (5 min).
-	go run ./test/bench/micro -out docs/performance/micro.json
+	go run ./test/bench/micro -out "$(BENCH_OUT)/micro.json" $(MICRO_FLAGS)
 	$(MAKE) bench-report
 
 .PHONY: bench

@@ -37,7 +37,7 @@ func Desired(namespace string, s *model.Snapshot, around Surroundings) ([]client
 	})...)
 	maps, err := bootstrapConfigMaps(bootstrapNamespaces(s), identity.ServerName(identity.ControlPlaneService, namespace), nil)
 	desired = append(desired, maps...)
-	decided := decideSplits(s, smi.TrafficSplits().Hub(), around.Service, func(o client.Object) (client.Object, error) { return around.Live(o), nil })
+	decided := decideSplits(s, nil, smi.TrafficSplits().Hub(), around.Service, func(o client.Object) (client.Object, error) { return around.Live(o), nil })
 	for _, d := range decided {
 		desired, err = append(desired, d.objects...), errors.Join(err, d.err)
 	}

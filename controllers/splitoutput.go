@@ -43,11 +43,14 @@ type splitOutput struct {
 	clash error
 }
 
-// splitOutputs returns them for all Meshes, ordered. root returns a Service; nil when there is none.
-func splitOutputs(s *model.Snapshot, root func(client.ObjectKey) *corev1.Service) []splitOutput {
+// splitOutputs returns them for all Meshes of some namespaces, nil being all, ordered. root returns a Service; nil when there is none.
+func splitOutputs(s *model.Snapshot, in func(namespace string) bool, root func(client.ObjectKey) *corev1.Service) []splitOutput {
 	var outputs []splitOutput
 	reader := s.Reader()
 	for _, report := range s.Meshes() {
+		if in != nil && !in(report.Namespace) {
+			continue
+		}
 		for _, name := range report.Services {
 			node := reader.Service(model.ServiceKey{Namespace: report.Namespace, Name: name})
 			if node == nil || node.Mesh.Name != report.Name || len(node.Addresses) == 0 {
@@ -213,11 +216,11 @@ type decidedSplit struct {
 	err error
 }
 
-// decideSplits says it of the outputs of all Meshes, for TrafficSplits in a version; empty: while they are not served, when nobody can have objects
+// decideSplits says it of the outputs of all Meshes of some namespaces, nil being all, for TrafficSplits in a version; empty: while they are not served, when nobody can have objects
 // of the kind. root returns a Service, nil when there is none; live returns an object of that kind and name as it is, nil when there is none.
-func decideSplits(s *model.Snapshot, version string, root func(client.ObjectKey) *corev1.Service, live func(client.Object) (client.Object, error)) []decidedSplit {
+func decideSplits(s *model.Snapshot, in func(namespace string) bool, version string, root func(client.ObjectKey) *corev1.Service, live func(client.Object) (client.Object, error)) []decidedSplit {
 	var decided []decidedSplit
-	for _, out := range splitOutputs(s, root) {
+	for _, out := range splitOutputs(s, in, root) {
 		d := decidedSplit{splitOutput: out, conflict: out.clash}
 		if version == "" && out.clash == nil {
 			continue

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,6 +43,7 @@ type Splits struct {
 	Cache cache.Cache
 
 	origins map[client.ObjectKey]string // by name of what was applied
+	looks   splitLooks
 }
 
 // SetupWithManager adds the reconciler to a manager.
@@ -49,6 +52,7 @@ func (s *Splits) SetupWithManager(m manager.Manager) error {
 	s.Applier.Exact = true
 	s.Applier.Origin = func(o client.Object) string { return s.origins[client.ObjectKeyFromObject(o)] }
 	ours := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		s.looks.touch(o.GetNamespace())
 		if o.GetLabels()[managedByLabel] != managedBy && o.GetLabels()[versionLabel] == "" {
 			return nil
 		}
@@ -68,7 +72,8 @@ func (s *Splits) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return reconcile.Result{}, nil
 	}
 	version, live := s.TrafficSplits()
-	decided := decideSplits(snapshot, version, func(key client.ObjectKey) *corev1.Service {
+	look := s.looks.next(snapshot, version, live)
+	decided := decideSplits(snapshot, look.at, version, func(key client.ObjectKey) *corev1.Service {
 		var service corev1.Service
 		if s.Cache.Get(ctx, key, &service) != nil {
 			return nil // its arrival wakes
@@ -76,7 +81,10 @@ func (s *Splits) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return &service
 	}, func(o client.Object) (client.Object, error) { return s.Applier.live(ctx, o) })
 	keep := map[string]bool{}
-	s.origins = map[client.ObjectKey]string{}
+	origins := map[client.ObjectKey]string{}
+	maps.Copy(origins, s.origins)
+	maps.DeleteFunc(origins, func(key client.ObjectKey, _ string) bool { return look.at(key.Namespace) })
+	s.origins = origins
 	for _, d := range decided {
 		for _, o := range d.objects {
 			keep[splitKey(o)] = true
@@ -91,8 +99,9 @@ func (s *Splits) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		}
 		errs = append(errs, unlessEnding(s.Applier.Apply(ctx, d.objects...)))
 	}
-	s.Findings.setSplitConflicts(conflictsOf(decided))
-	return reconcile.Result{}, errors.Join(append(errs, s.prune(ctx, keep, live))...)
+	err := errors.Join(append(errs, s.prune(ctx, look, keep, live))...)
+	s.Findings.setSplitConflicts(s.looks.done(look, conflictsOf(decided), err))
+	return reconcile.Result{}, err
 }
 
 // unlessEnding leaves out that a namespace is being deleted: it needs nothing any more.
@@ -103,23 +112,29 @@ func unlessEnding(err error) error {
 	return err
 }
 
-// prune deletes what is not wanted any more of what Tulle made.
-func (s *Splits) prune(ctx context.Context, keep map[string]bool, live []*unstructured.Unstructured) error {
+// prune deletes what is not wanted any more of what Tulle made in the namespaces that are looked at.
+func (s *Splits) prune(ctx context.Context, look *splitLook, keep map[string]bool, live []*unstructured.Unstructured) error {
 	var errs []error
 	for _, split := range live {
-		if split.GetLabels()[managedByLabel] == managedBy && model.MadeForMesh(split) && !keep[splitKey(split)] {
+		if look.at(split.GetNamespace()) && split.GetLabels()[managedByLabel] == managedBy && model.MadeForMesh(split) && !keep[splitKey(split)] {
 			errs = append(errs, s.Applier.Delete(ctx, split))
 		}
 	}
-	var services corev1.ServiceList
-	if err := s.Cache.List(ctx, &services, client.HasLabels{versionLabel}); err != nil {
-		return fmt.Errorf("list Services: %w", err)
+	namespaces := []string{corev1.NamespaceAll}
+	if !look.all {
+		namespaces = slices.Sorted(maps.Keys(look.scenes))
 	}
-	for i := range services.Items {
-		service := &services.Items[i]
-		service.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Service"))
-		if service.Labels[managedByLabel] == managedBy && model.MadeForMesh(service) && !keep[splitKey(service)] {
-			errs = append(errs, s.Applier.Delete(ctx, service))
+	for _, namespace := range namespaces {
+		var services corev1.ServiceList
+		if err := s.Cache.List(ctx, &services, client.HasLabels{versionLabel}, client.InNamespace(namespace)); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("list Services: %w", err))...)
+		}
+		for i := range services.Items {
+			service := &services.Items[i]
+			service.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Service"))
+			if service.Labels[managedByLabel] == managedBy && model.MadeForMesh(service) && !keep[splitKey(service)] {
+				errs = append(errs, s.Applier.Delete(ctx, service))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -55,7 +55,7 @@ func outputsOf(t *testing.T, spec, splitVersion string, others ...client.Object)
 		live[splitKey(o)] = o
 	}
 	snapshot, service := shopOf(t, spec, others...)
-	decided := decideSplits(snapshot, splitVersion, service, func(o client.Object) (client.Object, error) { return live[splitKey(o)], nil })
+	decided := decideSplits(snapshot, nil, splitVersion, service, func(o client.Object) (client.Object, error) { return live[splitKey(o)], nil })
 	for _, c := range conflictsOf(decided) {
 		conflicts = append(conflicts, c.Field+": "+c.Message)
 	}
@@ -261,7 +261,7 @@ func TestTakenNames(t *testing.T) {
 func TestUnreadNames(t *testing.T) {
 	t.Parallel()
 	snapshot, service := shopOf(t, ruleOfA)
-	decided := decideSplits(snapshot, "v1alpha4", service, func(client.Object) (client.Object, error) { return nil, errors.New("no API server") })
+	decided := decideSplits(snapshot, nil, "v1alpha4", service, func(client.Object) (client.Object, error) { return nil, errors.New("no API server") })
 	if len(decided) != 1 || decided[0].err == nil || decided[0].conflict != nil || len(decided[0].objects) != 3 {
 		t.Errorf("decided %+v", decided)
 	}

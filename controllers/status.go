@@ -85,7 +85,7 @@ type sidecarVersion struct {
 // SetupWithManager adds the reconciler to a manager.
 func (s *Status) SetupWithManager(m manager.Manager) error {
 	return builder.ControllerManagedBy(m).Named("status").WithOptions(options()).
-		WatchesRawSource(s.World.Changed.Source(statusDelay)).
+		WatchesRawSource(s.World.Reshaped.Source(statusDelay)).
 		WatchesRawSource(s.ProxiesChanged.Source(statusDelay)).
 		WatchesRawSource(s.Findings.Changed.Source(statusDelay)).
 		WatchesRawSource(s.Faults.Changed.Source(statusDelay)).

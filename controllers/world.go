@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +64,7 @@ type World struct {
 func (w *World) Set(s *model.Snapshot) {
 	w.snapshot.Store(s)
 	w.Changed.Fire()
-	if changed := s.Changed(); len(changed) == 0 || slices.ContainsFunc(changed, func(k model.Key) bool { return k.Kind != model.KindEndpoints }) {
+	if !s.OnlyEndpoints() {
 		w.Reshaped.Fire()
 	}
 }

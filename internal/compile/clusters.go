@@ -27,7 +27,7 @@ func (c compilation) cluster(ref resource.Ref) (*resource.Resource, error) {
 	case ref.Name == inboundCluster:
 		return c.inboundCluster()
 	case ref.Name == passthroughCluster:
-		return sealCluster(envoy.OriginalDestinationCluster(passthroughCluster), resource.Resource{})
+		return sealOutside(envoy.OriginalDestinationCluster(passthroughCluster), 0)
 	case strings.HasPrefix(ref.Name, localPrefix):
 		return c.localCluster(strings.TrimPrefix(ref.Name, localPrefix), probes.Cluster)
 	case strings.HasPrefix(ref.Name, appmetrics.ClusterPrefix):
@@ -112,6 +112,12 @@ func direct(a addressName, hold time.Duration) (*resource.Resource, error) {
 	if a.http() {
 		envoy.SpeakHTTP(c, internalHeaders()...)
 	}
+	return sealOutside(c, hold)
+}
+
+// sealOutside seals a cluster that leads out of what the mesh knows.
+func sealOutside(c *clusterv3.Cluster, hold time.Duration) (*resource.Resource, error) {
+	metrics.Outside(c)
 	return sealCluster(c, resource.Resource{Hold: hold})
 }
 

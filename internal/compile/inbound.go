@@ -21,6 +21,7 @@ import (
 func (c compilation) inbound(w *model.Workload) (*listenerv3.Listener, []resource.Ref) {
 	in := &features.Inbound{
 		Listener:  envoy.Listener(inboundListener, envoy.AnyAddress(sidecar.InboundPort, c.ipv6(w)), corev3.TrafficDirection_INBOUND),
+		Minor:     c.scope.Minor,
 		Workload:  w,
 		Namespace: c.Namespace(w.Key.Namespace),
 	}

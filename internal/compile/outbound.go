@@ -55,6 +55,7 @@ func (c compilation) outbound(w *model.Workload) *listenerv3.Listener {
 	}
 	// Everything else is public, or link-local (the clouds' metadata, node-local DNS), and costs no question.
 	l.DefaultFilterChain = envoy.TCPChain("egress", nil, c.outboundProxy(w, "egress", passthroughCluster))
+	c.finishListener(w, l)
 	return l
 }
 
@@ -80,6 +81,7 @@ func (c compilation) reroute(w *model.Workload) *listenerv3.Listener {
 	m := c.outboundManager(w, rerouteListener)
 	envoy.MutateEarly(m, envoy.SetHeader(features.HopHeader, "1"))
 	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
+	c.finishListener(w, l)
 	return l
 }
 
@@ -94,6 +96,7 @@ func (c compilation) silent(w *model.Workload) *listenerv3.Listener {
 		envoy.HTTPChain("http", &listenerv3.FilterChainMatch{ApplicationProtocols: envoy.Detected()}, m),
 		envoy.OnDemandTCPChain("tcp", nil, c.outboundProxy(w, silentListener, unsetCluster), rawPrefix+passedDestination, askTimeout),
 	}
+	c.finishListener(w, l)
 	return l
 }
 
@@ -121,6 +124,15 @@ func (c compilation) finishOutbound(out *features.Outbound) {
 	for _, f := range c.features {
 		if f.Outbound != nil {
 			f.Outbound(out)
+		}
+	}
+}
+
+// finishListener lets the features add to a listener with ways out.
+func (c compilation) finishListener(w *model.Workload, l *listenerv3.Listener) {
+	for _, f := range c.features {
+		if f.OutboundListener != nil {
+			f.OutboundListener(&features.OutboundListener{Listener: l, Minor: c.scope.Minor, Workload: w})
 		}
 	}
 }

@@ -87,7 +87,7 @@ func checkPod(t *testing.T, s *model.Snapshot, w *model.Workload, a netip.Addr, 
 		for _, prefix := range []string{"tcp|", "http|", "raw|"} {
 			var c clusterv3.Cluster
 			read(t, s, "", resource.Ref{Type: resource.Cluster, Name: prefix + netip.AddrPortFrom(a, port).String()}, &c)
-			secure := c.GetTransportSocket().GetName() == "envoy.transport_sockets.tls" && len(c.GetTransportSocketMatches()) == 0
+			secure := c.GetTransportSocket().GetName() == "tls" && len(c.GetTransportSocketMatches()) == 0
 			called := len(c.GetLoadAssignment().GetEndpoints()) > 0
 			switch {
 			case w.Meshed && mode != v1alpha1.MTLSDisabled:

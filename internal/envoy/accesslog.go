@@ -22,7 +22,7 @@ func StdoutLog(filter *accesslogv3.AccessLogFilter, fields map[string]string) *a
 		OmitEmptyValues: true,
 	}
 	return &accesslogv3.AccessLog{
-		Name:   "envoy.access_loggers.stdout",
+		Name:   "stdout",
 		Filter: filter,
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: Any(&streamv3.StdoutAccessLog{
 			AccessLogFormat: &streamv3.StdoutAccessLog_LogFormat{LogFormat: format},
@@ -37,7 +37,8 @@ func AnyOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter
 	}}
 }
 
-func allOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+// AllOf logs what all of the filters let through.
+func AllOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{
 		AndFilter: &accesslogv3.AndFilter{Filters: filters},
 	}}
@@ -76,13 +77,16 @@ func Failed() *accesslogv3.AccessLogFilter { return responseFlags() }
 
 // Refused logs connections that no filter chain took, and those whose TLS handshake failed.
 func Refused() *accesslogv3.AccessLogFilter {
-	return AnyOf(responseFlags("NR"), &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
+	// The TLS inspector gives a reason for plaintext too, also where plaintext is welcome.
+	return AnyOf(responseFlags("NR"), Where(`connection.transport_failure_reason != "" && connection.tls_version != ""`))
+}
+
+// Where logs what a CEL expression is true for.
+func Where(expression string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
 		ExtensionFilter: &accesslogv3.ExtensionFilter{
-			Name: "envoy.access_loggers.extension_filters.cel",
-			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: Any(&celv3.ExpressionFilter{
-				// The TLS inspector gives a reason for plaintext too, also where plaintext is welcome.
-				Expression: `connection.transport_failure_reason != "" && connection.tls_version != ""`,
-			})},
+			Name:       "cel",
+			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: Any(&celv3.ExpressionFilter{Expression: expression})},
 		},
-	}})
+	}}
 }

@@ -31,7 +31,7 @@ func ADS() *corev3.ConfigSource {
 	}
 }
 
-// extension names a typed extension; Envoy goes by the type, the name is for people.
+// extension names a typed extension. Envoy goes by the type; the name is for people, and short: each proxy gets hundreds of them.
 func extension(name string, config proto.Message) *corev3.TypedExtensionConfig {
 	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: Any(config)}
 }

@@ -146,7 +146,7 @@ func BindFrom(c *clusterv3.Cluster, sources ...netip.Addr) {
 // PassState makes a cluster of an internal listener pass the state on that was set for it (see PassedState).
 func PassState(c *clusterv3.Cluster) {
 	c.TransportSocket = &corev3.TransportSocket{
-		Name:       "envoy.transport_sockets.internal_upstream",
+		Name:       "internal",
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: Any(&internalv3.InternalUpstreamTransport{TransportSocket: rawBuffer()})},
 	}
 }

@@ -75,7 +75,7 @@ func Routes(m *hcmv3.HttpConnectionManager, name string, routes ...*routev3.Rout
 // MutateEarly changes a request's headers before a route is chosen.
 func MutateEarly(m *hcmv3.HttpConnectionManager, mutations ...*mutationv3.HeaderMutation) {
 	m.EarlyHeaderMutationExtensions = append(m.EarlyHeaderMutationExtensions,
-		extension("envoy.http.early_header_mutation.header_mutation", &earlyv3.HeaderMutation{Mutations: mutations}))
+		extension("headers", &earlyv3.HeaderMutation{Mutations: mutations}))
 }
 
 // SetHeader overwrites a header; the value may hold Envoy's command operators.
@@ -112,7 +112,7 @@ func ChooseAgain() *hcmv3.HttpFilter {
 }
 
 func router() *hcmv3.HttpFilter {
-	return httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
+	return httpFilter("router", &routerv3.Router{SuppressEnvoyHeaders: true})
 }
 
 // upstreamFilters remove headers from what a cluster sends.
@@ -122,8 +122,8 @@ func upstreamFilters(headers []string) []*hcmv3.HttpFilter {
 		m.RequestMutations = append(m.RequestMutations, RemoveHeader(h))
 	}
 	return []*hcmv3.HttpFilter{
-		httpFilter("envoy.filters.http.header_mutation", &filtermutationv3.HeaderMutation{Mutations: m}),
-		httpFilter("envoy.filters.http.upstream_codec", &codecv3.UpstreamCodec{}),
+		httpFilter("headers", &filtermutationv3.HeaderMutation{Mutations: m}),
+		httpFilter("codec", &codecv3.UpstreamCodec{}),
 	}
 }
 
@@ -139,7 +139,7 @@ func ExplainFailure(m *hcmv3.HttpConnectionManager, flag string, after time.Dura
 	}
 	filter := responseFlags(flag)
 	if after > 0 {
-		filter = allOf(filter, tookAtLeast(after))
+		filter = AllOf(filter, tookAtLeast(after))
 	}
 	m.LocalReplyConfig.Mappers = append(m.LocalReplyConfig.Mappers, &hcmv3.ResponseMapper{
 		Filter:             filter,

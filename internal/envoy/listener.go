@@ -101,7 +101,7 @@ func onPorts(ports []uint16) *listenerv3.ListenerFilterChainMatchPredicate {
 // HTTPChain hands connections to an HTTP connection manager.
 func HTTPChain(name string, match *listenerv3.FilterChainMatch, m *hcmv3.HttpConnectionManager) *listenerv3.FilterChain {
 	return &listenerv3.FilterChain{Name: name, FilterChainMatch: match, Filters: []*listenerv3.Filter{
-		networkFilter("envoy.filters.network.http_connection_manager", m),
+		networkFilter("http", m),
 	}}
 }
 
@@ -119,7 +119,7 @@ func OnDemandTCPChain(name string, match *listenerv3.FilterChainMatch, p *tcpv3.
 		Value: &setstatev3.FilterStateValue_FormatString{FormatString: textFormat(clusterFormat)},
 	}}, more...)}
 	return &listenerv3.FilterChain{Name: name, FilterChainMatch: match, Filters: []*listenerv3.Filter{
-		networkFilter("envoy.filters.network.set_filter_state", state), tcpProxyFilter(p),
+		networkFilter("state", state), tcpProxyFilter(p),
 	}}
 }
 
@@ -168,11 +168,11 @@ func PeerState(values map[string]string) *listenerv3.Filter {
 			Value:      &setstatev3.FilterStateValue_FormatString{FormatString: textFormat(values[key])},
 		})
 	}
-	return networkFilter("envoy.filters.network.set_filter_state", config)
+	return networkFilter("state", config)
 }
 
 func tcpProxyFilter(p *tcpv3.TcpProxy) *listenerv3.Filter {
-	return networkFilter("envoy.filters.network.tcp_proxy", p)
+	return networkFilter("tcp", p)
 }
 
 func networkFilter(name string, config proto.Message) *listenerv3.Filter {

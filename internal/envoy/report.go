@@ -31,7 +31,7 @@ const (
 // comes while it can't send: a log never holds traffic back.
 func GRPCLog(filter *accesslogv3.AccessLogFilter, name, cluster string, every time.Duration, size uint32) *accesslogv3.AccessLog {
 	return &accesslogv3.AccessLog{
-		Name:   "envoy.access_loggers.tcp_grpc",
+		Name:   "report",
 		Filter: filter,
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: Any(&grpcv3.TcpGrpcAccessLogConfig{
 			CommonConfig: &grpcv3.CommonGrpcAccessLogConfig{
@@ -108,7 +108,7 @@ func AtEnd(filter *accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 	if filter == nil {
 		return ended
 	}
-	return allOf(ended, filter)
+	return AllOf(ended, filter)
 }
 
 func logTypes(types ...alsv3.AccessLogType) *accesslogv3.AccessLogFilter {

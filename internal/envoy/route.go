@@ -103,7 +103,7 @@ func RetryUnsent() *routev3.RetryPolicy {
 			BaseInterval: durationpb.New(10 * time.Millisecond), MaxInterval: durationpb.New(100 * time.Millisecond),
 		},
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-			Name:       "envoy.retry_host_predicates.previous_hosts",
+			Name:       "previous_hosts",
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: Any(&previousv3.PreviousHostsPredicate{})},
 		}},
 		HostSelectionRetryMaxAttempts: 3,

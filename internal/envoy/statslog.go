@@ -1,6 +1,9 @@
 package envoy
 
 import (
+	"fmt"
+	"strings"
+
 	corexds "github.com/cncf/xds/go/xds/core/v3"
 	matcherxds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -19,6 +22,8 @@ import (
 type Statistics struct {
 	// Prefix of all names, with a dot between.
 	Prefix string
+	// Only is a CEL expression: nothing is counted where it is false, and none of the labels is looked at. Empty is true.
+	Only string
 	// Limits, of one set of statistics that all logs of an Envoy with the same prefix and limits share; it outlives their listeners.
 	// The zero value is a set for each log, without limits: Envoy 1.38 knows no other.
 	Limits     StatLimits
@@ -69,20 +74,6 @@ func ReplaceLike(expression, to string) LabelRule { return LabelRule{like(expres
 // ReplaceAll puts another value in the place of any. It is the last rule.
 func ReplaceAll(to string) LabelRule { return LabelRule{nil, replaceBy(to)} }
 
-// DropLabel leaves the label out if its value is exactly value.
-func DropLabel(value string) LabelRule {
-	return LabelRule{exactly(value), dropLabel()}
-}
-
-// DropLabelOtherwise leaves the label out whatever its value is. It is the last rule.
-func DropLabelOtherwise() LabelRule { return LabelRule{nil, dropLabel()} }
-
-// DropStat counts nothing if the value is exactly value.
-func DropStat(value string) LabelRule { return LabelRule{exactly(value), dropStat()} }
-
-// DropStatOtherwise counts nothing whatever the value is. It is the last rule.
-func DropStatOtherwise() LabelRule { return LabelRule{nil, dropStat()} }
-
 func exactly(value string) *matcherxds.StringMatcher {
 	return &matcherxds.StringMatcher{MatchPattern: &matcherxds.StringMatcher_Exact{Exact: value}}
 }
@@ -97,30 +88,37 @@ func replaceBy(value string) *transformv3.TransformStat {
 	return &transformv3.TransformStat{UpdateTag: &transformv3.TransformStat_UpdateTag{NewTagValue: value}}
 }
 
-func dropLabel() *transformv3.TransformStat {
-	return &transformv3.TransformStat{DropTag: &transformv3.TransformStat_DropTag{}}
-}
-
-func dropStat() *transformv3.TransformStat {
-	return &transformv3.TransformStat{DropStat: &transformv3.TransformStat_DropStat{}}
+// FirstOf is a command operator: the value of the first of the operators that has one. An operator is a command and its parameter.
+func FirstOf(operators ...[2]string) string {
+	var list []string
+	for _, o := range operators {
+		list = append(list, fmt.Sprintf(`{"command":%q,"param":%q}`, o[0], o[1]))
+	}
+	return `%COALESCE({"operators":[` + strings.Join(list, ",") + `]})%`
 }
 
 // CountHTTP counts each request of a connection manager once, when it has ended.
 func CountHTTP(s Statistics) *accesslogv3.AccessLog {
-	return statsLog(s, alsv3.AccessLogType_DownstreamEnd)
+	return statsLog(s, logTypes(alsv3.AccessLogType_DownstreamEnd))
 }
 
-// CountTCPEnd counts each connection of a TCP proxy once, when it has ended.
-func CountTCPEnd(s Statistics) *accesslogv3.AccessLog {
-	return statsLog(s, alsv3.AccessLogType_TcpConnectionEnd)
+// CountConnections counts, in the log of a listener, each of its connections once, when it has ended.
+func CountConnections(s Statistics) *accesslogv3.AccessLog { return statsLog(s, nil) }
+
+// CountTCPOpened counts each connection of a TCP proxy once: when it is connected to its cluster, or when it has ended without. The
+// TCP proxy must LogConnected.
+func CountTCPOpened(s Statistics) *accesslogv3.AccessLog {
+	return statsLog(s, AnyOf(logTypes(alsv3.AccessLogType_TcpUpstreamConnected),
+		AllOf(logTypes(alsv3.AccessLogType_TcpConnectionEnd), Where("!has(upstream.local_address)"))))
 }
 
-// CountTCPConnected counts each connection of a TCP proxy once, when it is connected to its cluster; the TCP proxy must LogConnected.
-func CountTCPConnected(s Statistics) *accesslogv3.AccessLog {
-	return statsLog(s, alsv3.AccessLogType_TcpUpstreamConnected)
-}
-
-func statsLog(s Statistics, at alsv3.AccessLogType) *accesslogv3.AccessLog {
+func statsLog(s Statistics, filter *accesslogv3.AccessLogFilter) *accesslogv3.AccessLog {
+	switch {
+	case s.Only != "" && filter != nil:
+		filter = AllOf(filter, Where(s.Only))
+	case s.Only != "":
+		filter = Where(s.Only)
+	}
 	config := &statsv3.Config{}
 	if s.Limits == (StatLimits{}) {
 		config.StatPrefix = s.Prefix // Envoy 1.38 has nothing else
@@ -143,8 +141,8 @@ func statsLog(s Statistics, at alsv3.AccessLogType) *accesslogv3.AccessLog {
 		})
 	}
 	return &accesslogv3.AccessLog{
-		Name:       "envoy.access_loggers.stats",
-		Filter:     logTypes(at),
+		Name:       "stats", // for people; Envoy goes by the type
+		Filter:     filter,
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: Any(config)},
 	}
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	tlsSocket = "envoy.transport_sockets.tls"
-	rawSocket = "envoy.transport_sockets.raw_buffer"
+	tlsSocket = "tls"
+	rawSocket = "plaintext"
 	// socketMatch is where Envoy looks for an endpoint's socket match.
 	socketMatch = "envoy.transport_socket_match"
 )

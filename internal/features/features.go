@@ -33,8 +33,9 @@ type Feature struct {
 	Inbound func(*Inbound)
 	// Chain sees each filter chain of the inbound listener.
 	Chain func(*Chain)
-	// Outbound sees each way that what the app sends can take through the proxy.
-	Outbound func(*Outbound)
+	// Outbound sees each way that what the app sends can take through the proxy, OutboundListener the listeners with these ways.
+	Outbound         func(*Outbound)
+	OutboundListener func(*OutboundListener)
 }
 
 // Cluster is a cluster that calls a Service or the pod at an address.
@@ -96,9 +97,18 @@ func (v *VirtualHost) need(name string) string {
 	return name
 }
 
+// OnTCPChains is CEL that is true, in the log of a listener, for connections that a filter chain took that passes bytes: those that speak
+// HTTP have it in their name. What is logged or counted of connections is so once a listener and not once a chain.
+const OnTCPChains = `xds.filter_chain_name != "" && !xds.filter_chain_name.contains("http")`
+
+// OnPlaintextChains is CEL that is true, in the log of the inbound listener, for connections of chains that pass bytes and authenticate nobody: plaintext, and TLS
+// that is the app's own.
+const OnPlaintextChains = `xds.filter_chain_name.endsWith("/tcp") || xds.filter_chain_name.endsWith("/tls")`
+
 // Inbound is the listener for what is sent to a pod.
 type Inbound struct {
 	*listenerv3.Listener
+	Minor     uint32
 	Workload  *model.Workload
 	Namespace *model.Namespace
 }
@@ -128,6 +138,13 @@ type Outbound struct {
 	Workload *model.Workload
 	HTTP     *hcmv3.HttpConnectionManager
 	TCP      *tcpv3.TcpProxy
+}
+
+// OutboundListener is a listener for what a pod sends, or that takes again what another one could not place.
+type OutboundListener struct {
+	*listenerv3.Listener
+	Minor    uint32
+	Workload *model.Workload
 }
 
 // PortMode returns the mTLS mode of a port of a pod.

@@ -44,7 +44,7 @@ type guard struct {
 	last    *model.Snapshot
 	trust   []byte
 	// objects are what the builder was fed and has not forgotten; unsure is what it was fed since the last snapshot.
-	objects map[string]client.Object
+	objects map[string]kept
 	unsure  map[string]bool
 	barred  map[string]*bar
 	// good are the Meshes of the last snapshot.
@@ -63,7 +63,7 @@ type bar struct {
 func newGuard(o Options) *guard {
 	g := &guard{
 		fresh: o.NewBuilder, panics: o.Panics, told: o.Barred, root: o.Root,
-		objects: map[string]client.Object{}, unsure: map[string]bool{}, barred: map[string]*bar{}, good: map[string]*v1alpha1.Mesh{},
+		objects: map[string]kept{}, unsure: map[string]bool{}, barred: map[string]*bar{}, good: map[string]*v1alpha1.Mesh{},
 	}
 	g.builder = g.fresh()
 	return g
@@ -76,7 +76,7 @@ func (g *guard) take(c change, now time.Time) {
 		delete(g.objects, key)
 		delete(g.good, key)
 	} else {
-		g.objects[key] = c.object
+		g.objects[key] = keep(c.object)
 	}
 	if b := g.barred[key]; b != nil {
 		if !c.deleted && now.Before(b.until) {
@@ -166,7 +166,7 @@ func (g *guard) try(b Builder) (s *model.Snapshot) {
 func (g *guard) keep(b Builder, s *model.Snapshot) *model.Snapshot {
 	g.builder, g.last, g.broken = b, s, false
 	for key := range g.unsure {
-		if m, ok := g.objects[key].(*v1alpha1.Mesh); ok && g.barred[key] == nil {
+		if m, ok := g.objects[key].object.(*v1alpha1.Mesh); ok && g.barred[key] == nil {
 			g.good[key] = m
 		}
 	}
@@ -182,7 +182,7 @@ func (g *guard) rebuild(now time.Time) (b Builder, found bool) {
 	}
 	b = g.heir()
 	for _, key := range slices.Sorted(maps.Keys(g.objects)) {
-		c := change{object: g.objects[key]}
+		c := change{object: g.objects[key].get()}
 		if barred := g.barred[key]; barred != nil {
 			if c = g.standIn(barred); c.object == nil && client.ObjectKeyFromObject(barred.Object) == g.root && isMesh(barred.Object) {
 				return nil, found
@@ -192,7 +192,7 @@ func (g *guard) rebuild(now time.Time) (b Builder, found bool) {
 			continue
 		}
 		if err := g.panics.Do(contain.Ingest, describe(c.object), func() { apply(b, c) }); err != nil {
-			g.bar(g.objects[key], err, now)
+			g.bar(g.objects[key].get(), err, now)
 			return nil, true
 		}
 	}
@@ -215,15 +215,16 @@ func (g *guard) search(suspects []string, now time.Time) bool {
 	for _, key := range suspects {
 		suspected[key] = true
 	}
-	for key, object := range g.objects {
+	for key, k := range g.objects {
 		if !suspected[key] && g.barred[key] == nil {
+			object := k.get()
 			if err := contain.Do(describe(object), func() { apply(b, change{object: object}) }); err != nil {
 				return false // it was fine before: rebuild finds it
 			}
 		}
 	}
 	for _, key := range suspects {
-		object := g.objects[key]
+		object := g.objects[key].get()
 		if object == nil || g.barred[key] != nil {
 			continue
 		}
@@ -241,7 +242,7 @@ func (g *guard) search(suspects []string, now time.Time) bool {
 
 func (g *guard) bar(object client.Object, err error, now time.Time) {
 	key := objectKey(object)
-	if g.objects[key] == nil {
+	if _, ok := g.objects[key]; !ok {
 		return // it was deleted, and is gone
 	}
 	g.barred[key] = &bar{Barred: Barred{object, err}, until: now.Add(barTime)}

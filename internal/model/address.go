@@ -71,7 +71,7 @@ func (b *Builder) resolveAddresses() {
 		default:
 			b.put(addressKey(a), nil)
 		}
-		for key, p := range b.podsAt[a] {
+		for key, p := range b.podsAt[a].all() {
 			b.noteTaken(b.namespaces[key.Namespace], p)
 		}
 	}
@@ -95,7 +95,7 @@ func (b *Builder) serviceAt(a netip.Addr) *service {
 // it for its youngest, since the older ones of the same namespace are about to go.
 func (b *Builder) podAt(a netip.Addr) *pod {
 	var first *pod
-	for _, p := range b.podsAt[a] {
+	for _, p := range b.podsAt[a].all() {
 		if b.mayOwn(p, a) && (first == nil || p.precedes(first)) {
 			first = p
 		}
@@ -109,7 +109,7 @@ func (b *Builder) podAt(a netip.Addr) *pod {
 // podOf returns the pod of one namespace that has the address, if only that namespace's word counts.
 func (b *Builder) podOf(a netip.Addr, namespace string) *pod {
 	var best *pod
-	for _, p := range b.podsAt[a] {
+	for _, p := range b.podsAt[a].all() {
 		if p.key.Namespace == namespace && b.mayOwn(p, a) && (best == nil || p.replaces(best)) {
 			best = p
 		}

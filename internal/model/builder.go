@@ -51,10 +51,10 @@ type Builder struct {
 	// Indexes of the facts.
 	slicesOf   map[ServiceKey]map[types.NamespacedName]*endpointSlice
 	servicesAt map[netip.Addr]map[ServiceKey]*service
-	podsAt     map[netip.Addr]map[WorkloadKey]*pod
+	podsAt     map[netip.Addr]few[WorkloadKey, *pod]
 	nodesAt    map[netip.Addr]map[string]bool
-	listedAt   map[netip.Addr]map[ServiceKey]int // Services whose slices list the address, and how many slices do
-	inhabited  map[netip.Prefix]int              // neighbourhoods, and how many cluster IPs and pods' addresses are there
+	listedAt   map[netip.Addr]few[ServiceKey, int] // Services whose slices list the address, and how many slices do
+	inhabited  map[netip.Prefix]int                // neighbourhoods, and how many cluster IPs and pods' addresses are there
 
 	// Derived from the facts, besides the nodes.
 	wide      meshWide
@@ -101,9 +101,9 @@ func NewBuilder(config Config) *Builder {
 		serviceCIDRs:    map[string][]netip.Prefix{},
 		slicesOf:        map[ServiceKey]map[types.NamespacedName]*endpointSlice{},
 		servicesAt:      map[netip.Addr]map[ServiceKey]*service{},
-		podsAt:          map[netip.Addr]map[WorkloadKey]*pod{},
+		podsAt:          map[netip.Addr]few[WorkloadKey, *pod]{},
 		nodesAt:         map[netip.Addr]map[string]bool{},
-		listedAt:        map[netip.Addr]map[ServiceKey]int{},
+		listedAt:        map[netip.Addr]few[ServiceKey, int]{},
 		inhabited:       map[netip.Prefix]int{},
 		conflicts:       map[WorkloadKey]map[uint16]bool{},
 		rangedServices:  map[ServiceKey]bool{},
@@ -203,7 +203,7 @@ func (b *Builder) Snapshot() *Snapshot {
 	if b.last != nil && len(b.changed) == 0 && !b.dirty.internal {
 		return b.last
 	}
-	b.last = &Snapshot{revision: b.nextRevision(), tree: b.tree.Copy(), changed: sortedKeys(b.changed)}
+	b.last = &Snapshot{revision: b.nextRevision(), tree: b.tree.Copy(), changed: sortedKeys(b.changed), reported: b.dirty.internal}
 	b.changed, b.dirty.internal = map[Key]bool{}, false
 	return b.last
 }
@@ -304,7 +304,7 @@ func (b *Builder) setPod(key WorkloadKey, p *pod) {
 			b.inhabit(old.addresses, -1)
 		}
 		for _, a := range old.addresses {
-			remove(b.podsAt, a, key)
+			removeFew(b.podsAt, a, key)
 			b.touchAddress(a)
 		}
 		delete(ns.pods, key)
@@ -315,7 +315,7 @@ func (b *Builder) setPod(key WorkloadKey, p *pod) {
 			b.inhabit(p.addresses, 1)
 		}
 		for _, a := range p.addresses {
-			add(b.podsAt, a, key, p)
+			addFew(b.podsAt, a, key, p)
 			b.touchAddress(a)
 		}
 		ns.pods[key] = p
@@ -334,8 +334,10 @@ func (b *Builder) setSlice(name types.NamespacedName, s *endpointSlice) {
 		delete(b.slices, name)
 		remove(b.slicesOf, old.service, name)
 		for a := range old.addresses() {
-			if b.listedAt[a][old.service]--; b.listedAt[a][old.service] == 0 {
-				remove(b.listedAt, a, old.service)
+			if n := b.listedAt[a].get(old.service) - 1; n > 0 {
+				addFew(b.listedAt, a, old.service, n)
+			} else {
+				removeFew(b.listedAt, a, old.service)
 			}
 		}
 		b.dirty.services[old.service] = true
@@ -344,7 +346,7 @@ func (b *Builder) setSlice(name types.NamespacedName, s *endpointSlice) {
 		b.slices[name] = s
 		add(b.slicesOf, s.service, name, s)
 		for a := range s.addresses() {
-			add(b.listedAt, a, s.service, b.listedAt[a][s.service]+1)
+			addFew(b.listedAt, a, s.service, b.listedAt[a].get(s.service)+1)
 		}
 		b.dirty.services[s.service] = true
 	}
@@ -415,7 +417,7 @@ func (b *Builder) touchAddress(a netip.Addr) {
 
 // touchListed marks the Services that have an endpoint with the address.
 func (b *Builder) touchListed(a netip.Addr) {
-	for key := range b.listedAt[a] {
+	for key := range b.listedAt[a].all() {
 		b.dirty.services[key] = true
 	}
 }

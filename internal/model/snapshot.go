@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"cmp"
 
 	"github.com/tidwall/btree"
@@ -11,6 +13,8 @@ type Snapshot struct {
 	revision uint64
 	tree     *btree.BTreeG[entry]
 	changed  []Key
+	// reported: an entry that is no node, such as the problems of a Service, differs from that of the snapshot before.
+	reported bool
 }
 
 // entry is a node of a snapshot, or one of the internal kinds.
@@ -47,6 +51,11 @@ func (s *Snapshot) Revision() uint64 { return s.revision }
 
 // Changed returns the keys, sorted, of the nodes that differ from those of the snapshot before.
 func (s *Snapshot) Changed() []Key { return s.changed }
+
+// OnlyEndpoints says whether it differs from the snapshot before in nothing but endpoints: no status, and nothing that is made of Meshes, depends on those.
+func (s *Snapshot) OnlyEndpoints() bool {
+	return !s.reported && len(s.changed) > 0 && !slices.ContainsFunc(s.changed, func(k Key) bool { return k.Kind != KindEndpoints })
+}
 
 // Reader returns a reader that has read nothing yet.
 func (s *Snapshot) Reader() *Reader { return &Reader{snapshot: s, seen: map[Key]bool{}} }

@@ -58,6 +58,9 @@ func TestPublishingThatPanics(t *testing.T) {
 			published = append(published, view.Revision())
 		}, func(resource.ScopedRef, error) {}),
 	}
+	if o.xds, err = xds.NewServer(xds.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	builder := model.NewBuilder(model.Config{OperatorNamespace: "tulle-system"})
 	for _, name := range []string{"first", "second"} {
 		builder.Set(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.5"}})

@@ -152,7 +152,7 @@ func (o *operator) makeManager() error {
 	o.manager, err = manager.New(o.Config, manager.Options{
 		Scheme:                  scheme,
 		Logger:                  logr.FromSlogHandler(o.Log.Handler()),
-		Cache:                   cache.Options{ByObject: byObject},
+		Cache:                   cache.Options{ByObject: byObject, NewInformer: ingest.NewInformer},
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress:  o.HealthAddress,
 		PprofBindAddress:        o.PprofAddress,

@@ -30,6 +30,9 @@ func (o *operator) publish(snapshot *model.Snapshot) {
 		o.Log.Error("certificates keep the terms that they had", "part", "identity", "error", err)
 	}
 	before := o.world.Snapshot()
+	if !snapshot.OnlyEndpoints() {
+		o.xds.Reshape(snapshot.Revision())
+	}
 	// What fails to be published to proxies is still what webhooks and status go by.
 	_ = o.panics.Do(contain.Publish, fmt.Sprintf("revision %d", snapshot.Revision()), func() { o.publisher.Publish(snapshot) }) // it is told
 	o.world.Set(snapshot)
@@ -92,8 +95,10 @@ func (o *operator) followProxies(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-o.xds.Changed():
-			o.proxiesChanged.Fire()
-			o.peers.Changed()
+			if o.xds.News() {
+				o.proxiesChanged.Fire()
+				o.peers.Changed()
+			}
 		}
 	}
 }

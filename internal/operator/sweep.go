@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 )
 
@@ -10,6 +11,13 @@ const sweepPeriod = time.Minute
 
 // sweep forgets what was compiled and nobody watches any more, and publishes what did not reach everybody, until ctx ends.
 func (o *operator) sweep(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-o.ingest.Published():
+	}
+	// All that the cluster has was read at once; without this, the memory that it took is given back over minutes.
+	debug.FreeOSMemory()
 	tick := time.NewTicker(sweepPeriod)
 	defer tick.Stop()
 	for {

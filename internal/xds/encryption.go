@@ -22,6 +22,10 @@ type Encryption struct {
 	PlaintextPorts []uint16
 }
 
+func (e Encryption) equal(o Encryption) bool {
+	return e.CertificateExpires.Equal(o.CertificateExpires) && e.Listening == o.Listening && slices.Equal(e.PlaintextPorts, o.PlaintextPorts)
+}
+
 // openPorts remembers the ports of the listener that was looked at last.
 type openPorts struct {
 	of    *resource.Resource

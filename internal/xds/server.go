@@ -6,7 +6,10 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
@@ -101,10 +104,13 @@ type Server struct {
 	config    Config
 	metrics   *metrics
 	changed   chan struct{}
+	news      atomic.Bool
 	plaintext *plaintextLog
 
-	mu       sync.Mutex
-	view     resource.View
+	mu   sync.Mutex
+	view resource.View
+	// reshaped is the newest revision that differed in more than endpoints.
+	reshaped uint64
 	stopping bool
 	// refusal is why no proxy is served; nil when all are.
 	refusal error
@@ -169,7 +175,20 @@ func (s *Server) PublishSince(view resource.View, changed []resource.ScopedRef, 
 	}
 	clear(s.fresh)
 	s.view = view
+	if len(changed) > 0 && !slices.ContainsFunc(changed, func(r resource.ScopedRef) bool { return r.Type != resource.Endpoints }) {
+		s.signal()
+		return
+	}
+	s.reshaped = max(s.reshaped, view.Revision())
 	s.notify()
+}
+
+// Reshape says of a revision that is about to be published that more than endpoints is new in it, even if that changes nothing of what proxies hold: when
+// they are at it is then News.
+func (s *Server) Reshape(revision uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reshaped = max(s.reshaped, revision)
 }
 
 // change tells a stream that a resource may have changed, in a view that was published at a time (zero: not a change to measure).
@@ -222,7 +241,17 @@ func (s *Server) Trust() string {
 // Changed returns a channel that gets a value after Proxies may have changed; several changes may share one value.
 func (s *Server) Changed() <-chan struct{} { return s.changed }
 
+// News says whether, since it was last asked, more has happened to proxies than that they were given endpoints, which come and go all the time: a
+// stream came or went, something else was published, a proxy holds all of that now, or refuses something.
+func (s *Server) News() bool { return s.news.Swap(false) }
+
+// notify tells those who wait for Changed, and that it is News.
 func (s *Server) notify() {
+	s.news.Store(true)
+	s.signal()
+}
+
+func (s *Server) signal() {
 	select {
 	case s.changed <- struct{}{}:
 	default:
@@ -308,6 +337,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) options() []grpc.ServerOption {
 	o := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		// A stream is silent nearly always, and requests are small. By default gRPC holds 32 kB for what each connection may send.
+		grpc.ReadBufferSize(4 << 10),
 		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect. What it sends faster
 		// than it is read waits at its end: windows of a fixed size don't grow.
 		grpc.MaxRecvMsgSize(4 << 20),
@@ -480,16 +512,27 @@ func (s *Server) unwatch(t *stream, key resource.ScopedRef) {
 func (s *Server) report(t *stream, now streamState, revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	state := &t.state
+	news := now.trusting && now.trust != state.Trust || now.certificateError != state.CertificateError ||
+		!now.encryption.equal(state.Encryption) || !equalRejections(now.rejections, state.Rejections)
 	if now.idle {
-		t.state.SyncedRevision = revision
+		news = news || state.SyncedRevision < s.reshaped
+		state.SyncedRevision = revision
 	}
 	if now.trusting {
-		t.state.Trust = now.trust
+		state.Trust = now.trust
 	}
-	t.state.Pending, t.state.Rejections, t.state.CertificateError = now.pending, now.rejections, now.certificateError
-	t.state.Encryption = now.encryption
+	state.Pending, state.Rejections, state.CertificateError, state.Encryption = now.pending, now.rejections, now.certificateError, now.encryption
 	t.idle, t.trusting, t.busy = now.idle, now.trusting, false
-	s.notify()
+	if news {
+		s.notify()
+	} else {
+		s.signal()
+	}
+}
+
+func equalRejections(a, b []Rejection) bool {
+	return len(a) == len(b) && (len(a) == 0 || reflect.DeepEqual(a, b))
 }
 
 // StreamAggregatedResources refuses the state-of-the-world protocol.

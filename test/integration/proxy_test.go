@@ -10,9 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -21,11 +19,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/resource"
+	"github.com/tulle-mesh/tulle/test/refer"
 )
 
 // proxy stands in for an Envoy: it asks for what Envoy would ask for, and acknowledges all but what it is told to reject.
@@ -219,49 +217,7 @@ func (p *proxy) take(body *anypb.Any) []resource.Ref {
 		p.secret = s
 		p.mu.Unlock()
 	}
-	var named []resource.Ref
-	walk(message.ProtoReflect(), &named)
-	return named
-}
-
-// walk finds what Envoy would ask for by name because of a message.
-func walk(m protoreflect.Message, named *[]resource.Ref) {
-	switch v := m.Interface().(type) {
-	case *anypb.Any:
-		if inner, err := v.UnmarshalNew(); err == nil {
-			walk(inner.ProtoReflect(), named)
-		}
-		return
-	case *clusterv3.Cluster:
-		if v.GetType() == clusterv3.Cluster_EDS {
-			name := v.GetName()
-			if service := v.GetEdsClusterConfig().GetServiceName(); service != "" {
-				name = service
-			}
-			*named = append(*named, resource.Ref{Type: resource.Endpoints, Name: name})
-		}
-	case *tlsv3.SdsSecretConfig:
-		*named = append(*named, resource.Ref{Type: resource.Secret, Name: v.GetName()})
-	case *hcmv3.Rds:
-		*named = append(*named, resource.Ref{Type: resource.RouteConfiguration, Name: v.GetRouteConfigName()})
-	}
-	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		switch {
-		case field.IsMap() && field.MapValue().Message() != nil:
-			value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-				walk(v.Message(), named)
-				return true
-			})
-		case field.IsMap() || field.Message() == nil:
-		case field.IsList():
-			for i := range value.List().Len() {
-				walk(value.List().Get(i).Message(), named)
-			}
-		default:
-			walk(value.Message(), named)
-		}
-		return true
-	})
+	return refer.Names(message)
 }
 
 // ask subscribes to a name, once. Virtual hosts come unasked after the first subscription to their type.

@@ -255,7 +255,7 @@ func withoutMetrics(v any) any {
 // isMetrics reports whether an access log, or a network filter, is one of package metrics.
 func isMetrics(m map[string]any) bool {
 	config, _ := m["typed_config"].(map[string]any)
-	return m["name"] == "envoy.access_loggers.stats" || config["on_downstream_tls_handshake"] != nil
+	return m["name"] == "stats" || config["on_downstream_tls_handshake"] != nil
 }
 
 // isEmpty reports whether v has nothing but an empty object at key.

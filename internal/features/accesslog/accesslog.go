@@ -17,32 +17,29 @@ func Feature() features.Feature {
 	return features.Feature{Name: "accesslog", Inbound: inbound, Chain: chain}
 }
 
-// inbound logs refused connections: plaintext on a Strict port, certificates that are not of the mesh.
+// inbound logs refused connections (plaintext on a Strict port, certificates that are not of the mesh) and those of chains that pass bytes.
 func inbound(l *features.Inbound) {
-	if l.Namespace.AccessLog != v1alpha1.AccessLogNone {
-		l.AccessLog = append(l.AccessLog, envoy.StdoutLog(envoy.Refused(), connection()))
+	mode := l.Namespace.AccessLog
+	if mode == v1alpha1.AccessLogNone {
+		return
 	}
+	passed := envoy.Where(features.OnTCPChains)
+	if errors := unless(mode, envoy.Failed()); errors != nil {
+		passed = envoy.AllOf(errors, passed)
+	}
+	l.AccessLog = append(l.AccessLog, envoy.StdoutLog(envoy.AnyOf(envoy.Refused(), passed), connection()))
 }
 
 func chain(c *features.Chain) {
 	mode := c.Namespace.AccessLog
-	if mode == v1alpha1.AccessLogNone {
+	if mode == v1alpha1.AccessLogNone || c.HTTP == nil {
 		return
 	}
-	errors, fields := envoy.Failed(), connection()
-	if c.HTTP != nil {
-		errors, fields = envoy.AnyOf(envoy.StatusAtLeast(500), envoy.Failed()), request()
+	filter := unless(mode, envoy.AnyOf(envoy.StatusAtLeast(500), envoy.Failed()))
+	if c.Permissive {
+		filter = envoy.AtEnd(filter) // what is reported (package plaintext) is also logged while it lasts
 	}
-	filter := unless(mode, errors)
-	if c.Permissive || c.TCP != nil {
-		filter = envoy.AtEnd(filter) // what is reported (package plaintext) or counted (package metrics) is also logged while it lasts
-	}
-	log := envoy.StdoutLog(filter, fields)
-	if c.HTTP != nil {
-		c.HTTP.AccessLog = append(c.HTTP.AccessLog, log)
-	} else {
-		c.TCP.AccessLog = append(c.TCP.AccessLog, log)
-	}
+	c.HTTP.AccessLog = append(c.HTTP.AccessLog, envoy.StdoutLog(filter, request()))
 }
 
 // unless returns the filter of mode Errors, and none for mode All.

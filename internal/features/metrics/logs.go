@@ -3,6 +3,10 @@ package metrics
 import (
 	"slices"
 	"strconv"
+	"strings"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
@@ -34,20 +38,21 @@ const (
 		uri + ", " + identity + `, "\\2"))%`
 )
 
-// Command operators.
+// Command operators, and CEL where one of them can't say it. A rule of a label is a quarter of a kilobyte in each statistic that has
+// the label, and every proxy gets all of them: so there are as few as can be.
 const (
-	clusterService   = "%CLUSTER_METADATA(" + metadataNamespace + ":" + serviceKey + ")%"
-	clusterNamespace = "%CLUSTER_METADATA(" + metadataNamespace + ":" + namespaceKey + ")%"
-	clusterVersion   = "%CLUSTER_METADATA(" + metadataNamespace + ":" + versionKey + ")%"
-	// Only one of the two has a value: routes that have a cluster are not described.
-	calledService   = clusterService + "%METADATA(ROUTE:" + metadataNamespace + ":" + serviceKey + ")%"
-	calledNamespace = clusterNamespace + "%METADATA(ROUTE:" + metadataNamespace + ":" + namespaceKey + ")%"
-	// Clusters of a version say it themselves, and then their endpoints don't.
-	calledVersion = clusterVersion + "%UPSTREAM_METADATA(" + metadataNamespace + ":" + versionKey + ")%"
-	port          = "%DOWNSTREAM_LOCAL_PORT%"
-	// connected is not empty when there was a connection to the destination, and encrypted when that was TLS.
-	connected = "%UPSTREAM_LOCAL_ADDRESS%"
-	encrypted = "%UPSTREAM_TLS_VERSION%"
+	port = "%DOWNSTREAM_LOCAL_PORT%"
+	// encrypted is what is known of the connection to the destination, if there was one.
+	encrypted = `%CEL(has(upstream.tls_version) ? "true" : has(upstream.local_address) ? "false" : "unknown")%`
+)
+
+// CEL of what is counted.
+const (
+	// here is false for what leads back into the proxy, where it is counted.
+	here = `!(has(xds.cluster_metadata) && "` + loopNamespace + `" in xds.cluster_metadata.filter_metadata)`
+	// alone is true where there was a connection to the destination without TLS. Where it was TLS, there is a proxy at its other
+	// end, which counts.
+	alone = "has(upstream.local_address) && !has(upstream.tls_version) && " + here
 )
 
 // chain counts what a pod is sent.
@@ -57,49 +62,67 @@ func chain(c *features.Chain) {
 		source = sourceOfPeer()
 		c.Filters = append(c.Filters, envoy.PeerState(map[string]string{peerWorkload: workload, peerNamespace: namespace}))
 	}
-	edge := slices.Concat(reporter("destination"), source, receiver(c))
+	edge := slices.Concat(reporter("destination"), source, receiver(c.Workload))
 	secure := []envoy.Label{{Name: "mtls", Format: strconv.FormatBool(c.MutualTLS)}}
 	if c.HTTP != nil {
 		all := slices.Concat(edge, response(), secure)
 		c.HTTP.AccessLog = append(c.HTTP.AccessLog,
-			envoy.CountHTTP(statistics(c.Minor, requests(all))),
-			envoy.CountHTTP(detail(c.Minor, slices.Concat(edge, class(), secure))))
+			envoy.CountHTTP(statistics(c.Minor, "", requests(all))),
+			envoy.CountHTTP(detail(c.Minor, "", slices.Concat(edge, class(), secure))))
 		return
 	}
-	envoy.LogConnected(c.TCP)
-	all := slices.Concat(edge, flags(), secure)
-	c.TCP.AccessLog = append(c.TCP.AccessLog,
-		envoy.CountTCPConnected(statistics(c.Minor, opened(all))),
-		envoy.CountTCPEnd(statistics(c.Minor, append(closed(all), opened(append(ifNever(connected), all...))...))))
+	countOpened(c.TCP, c.Minor, "", slices.Concat(edge, flags(), secure))
+}
+
+// inbound counts the connections that have ended of all chains that pass bytes.
+func inbound(l *features.Inbound) {
+	describe(l.Listener)
+	orUnknown := func(format string) string {
+		return envoy.FirstOf([2]string{"FILTER_STATE", format + ":PLAIN"}, nobody())
+	}
+	countClosed(l.Listener, l.Minor, features.OnTCPChains, slices.Concat(
+		reporter("destination"), source(orUnknown(peerWorkload), orUnknown(peerNamespace)), receiver(l.Workload), flags(),
+		[]envoy.Label{{Name: "mtls", Format: "%CEL(" + features.OnPlaintextChains + ` ? "false" : "true")%`}}))
 }
 
 // outbound counts what a pod sends.
 func outbound(o *features.Outbound) {
-	edge := slices.Concat(reporter("source"), sourceIs(o.Workload), called())
-	secure := []envoy.Label{{Name: "mtls", Format: connected + encrypted, Rules: []envoy.LabelRule{
-		envoy.Replace("", unknown), envoy.ReplaceLike(".*TLS.*", "true"), envoy.ReplaceAll("false"),
-	}}}
-	if o.HTTP != nil {
-		if features.ForgetsAskedCluster(o.Minor) {
-			o.HTTP.HttpFilters = slices.Insert(o.HTTP.HttpFilters, len(o.HTTP.HttpFilters)-1, envoy.ChooseAgain())
-		}
-		all := slices.Concat(edge, response(), secure)
-		// Where the connection was TLS, there is a proxy at its other end, which counts.
-		alone := slices.Concat(ifEver(connected), ifNever(encrypted), edge, class(), []envoy.Label{{Name: "mtls", Format: "false"}})
-		o.HTTP.AccessLog = append(o.HTTP.AccessLog,
-			envoy.CountHTTP(statistics(o.Minor, requests(all))),
-			envoy.CountHTTP(detail(o.Minor, alone)))
+	from := slices.Concat(reporter("source"), sourceIs(o.Workload))
+	if o.HTTP == nil {
+		countOpened(o.TCP, o.Minor, here, slices.Concat(from, called(clusterOnly), flags(), secured()))
 		return
 	}
-	envoy.LogConnected(o.TCP)
-	all := slices.Concat(edge, flags(), secure)
-	o.TCP.AccessLog = append(o.TCP.AccessLog,
-		envoy.CountTCPConnected(statistics(o.Minor, opened(all))),
-		envoy.CountTCPEnd(statistics(o.Minor, append(closed(all), opened(append(ifNever(connected), all...))...))))
+	if features.ForgetsAskedCluster(o.Minor) {
+		o.HTTP.HttpFilters = slices.Insert(o.HTTP.HttpFilters, len(o.HTTP.HttpFilters)-1, envoy.ChooseAgain())
+	}
+	all := slices.Concat(from, called(clusterOrRoute), response(), secured())
+	o.HTTP.AccessLog = append(o.HTTP.AccessLog,
+		envoy.CountHTTP(statistics(o.Minor, here, requests(all))),
+		envoy.CountHTTP(detail(o.Minor, alone, slices.Concat(from, reached(), class(), []envoy.Label{{Name: "mtls", Format: "false"}}))))
 }
 
-func statistics(minor uint32, counters []envoy.Counter) envoy.Statistics {
-	s := envoy.Statistics{Prefix: Prefix, Counters: counters}
+// outboundListener counts the connections that have ended of all ways that pass bytes.
+func outboundListener(l *features.OutboundListener) {
+	describe(l.Listener)
+	if slices.ContainsFunc(l.FilterChains, func(c *listenerv3.FilterChain) bool { return !strings.Contains(c.GetName(), "http") }) {
+		countClosed(l.Listener, l.Minor, features.OnTCPChains+" && "+here,
+			slices.Concat(reporter("source"), sourceIs(l.Workload), called(clusterOnly), flags(), secured()))
+	}
+}
+
+func secured() []envoy.Label { return []envoy.Label{{Name: "mtls", Format: encrypted}} }
+
+func countOpened(p *tcpv3.TcpProxy, minor uint32, only string, labels []envoy.Label) {
+	envoy.LogConnected(p)
+	p.AccessLog = append(p.AccessLog, envoy.CountTCPOpened(statistics(minor, only, opened(labels))))
+}
+
+func countClosed(l *listenerv3.Listener, minor uint32, only string, labels []envoy.Label) {
+	l.AccessLog = append(l.AccessLog, envoy.CountConnections(statistics(minor, only, closed(labels))))
+}
+
+func statistics(minor uint32, only string, counters []envoy.Counter) envoy.Statistics {
+	s := envoy.Statistics{Prefix: Prefix, Only: only, Counters: counters}
 	if features.SharedStatistics(minor) {
 		s.Limits = envoy.StatLimits{Counters: maxCounters, Histograms: maxHistograms}
 	}
@@ -111,8 +134,8 @@ func requests(labels []envoy.Label) []envoy.Counter {
 }
 
 // detail is how long requests took, and their bytes.
-func detail(minor uint32, labels []envoy.Label) envoy.Statistics {
-	s := statistics(minor, []envoy.Counter{
+func detail(minor uint32, only string, labels []envoy.Label) envoy.Statistics {
+	s := statistics(minor, only, []envoy.Counter{
 		{Name: "request_bytes_total", Labels: labels, Add: "%BYTES_RECEIVED%"},
 		{Name: "response_bytes_total", Labels: labels, Add: "%BYTES_SENT%"},
 	})
@@ -153,10 +176,11 @@ func source(workload, namespace string) []envoy.Label {
 
 // receiver names the pod itself. What may change while it lives comes from the cluster by which it gets what it is sent, unless
 // its ports are of different Services.
-func receiver(c *features.Chain) []envoy.Label {
-	w := c.Workload
+func receiver(w *model.Workload) []envoy.Label {
 	if !slices.ContainsFunc(w.Ports, func(p model.WorkloadPort) bool { return p.Member != w.Member }) {
-		return destination(clusterService, clusterNamespace, clusterVersion, orUnknown())
+		labels := destination(func(key string) string { return envoy.FirstOf(ofCluster(key), nobody()) })
+		labels[len(labels)-1].Format = w.Key.Namespace
+		return labels
 	}
 	var service, version []envoy.LabelRule
 	for _, p := range w.Ports {
@@ -173,22 +197,54 @@ func receiver(c *features.Chain) []envoy.Label {
 	}
 }
 
-// called names what the cluster of a request or connection stands for. One that leads back into the proxy is counted there.
-func called() []envoy.Label {
-	labels := destination(calledService, calledNamespace, calledVersion, orUnknown())
-	labels[0].Rules = append(labels[0].Rules, envoy.DropStat(loopService))
+// clusterOnly and clusterOrRoute say where called finds a name: an answer that a route gives by itself has no cluster.
+const (
+	clusterOnly    = false
+	clusterOrRoute = true
+)
+
+// called names what the cluster of a request or connection stands for, if it got one. A cluster that has pods of several versions does
+// not say which was called.
+func called(routes bool) []envoy.Label {
+	return destination(func(key string) string {
+		operators := [][2]string{ofCluster(key)}
+		if routes && key != versionKey {
+			operators = append(operators, metadata("ROUTE", key))
+		}
+		if key == versionKey {
+			operators = append(operators, metadata("UPSTREAM_HOST", key))
+		}
+		return envoy.FirstOf(append(operators, nobody())...)
+	})
+}
+
+// reached names the cluster where there surely is one. All clusters have a service and a namespace (see name).
+func reached() []envoy.Label {
+	labels := called(clusterOnly)
+	for i, key := range []string{serviceKey, versionKey, namespaceKey} {
+		if key != versionKey {
+			labels[i].Format = "%METADATA(CLUSTER:" + metadataNamespace + ":" + key + ")%"
+		}
+	}
 	return labels
 }
 
-func destination(service, namespace, version string, rules []envoy.LabelRule) []envoy.Label {
+func destination(format func(key string) string) []envoy.Label {
 	return []envoy.Label{
-		{Name: "destination_service", Format: service, Rules: rules},
-		{Name: "destination_version", Format: version, Rules: rules},
-		{Name: "destination_namespace", Format: namespace, Rules: rules},
+		{Name: "destination_service", Format: format(serviceKey)},
+		{Name: "destination_version", Format: format(versionKey)},
+		{Name: "destination_namespace", Format: format(namespaceKey)},
 	}
 }
 
-func orUnknown() []envoy.LabelRule { return []envoy.LabelRule{envoy.Replace("", unknown)} }
+func ofCluster(key string) [2]string { return metadata("CLUSTER", key) }
+
+// nobody is what listeners carry for labels that have no other value.
+func nobody() [2]string { return metadata("LISTENER", unknown) }
+
+func metadata(of, key string) [2]string {
+	return [2]string{"METADATA", of + ":" + metadataNamespace + ":" + key}
+}
 
 func known(value string) string {
 	if value == "" {
@@ -208,19 +264,11 @@ func response() []envoy.Label {
 	}, class(), flags())
 }
 
+// class has no code where there was no response, or none of a class.
 func class() []envoy.Label {
-	return []envoy.Label{{Name: "response_code_class", Format: "%RESP(:STATUS):1%xx", Rules: []envoy.LabelRule{envoy.Replace("xx", unknown)}}}
+	return []envoy.Label{{Name: "response_code_class", Format: `%CEL(has(response.code) ? ["unknown","1xx","2xx","3xx","4xx","5xx","6xx","7xx","8xx","9xx"][response.code / 100] : "unknown")%`}}
 }
 
 func flags() []envoy.Label {
 	return []envoy.Label{{Name: "response_flags", Format: "%RESPONSE_FLAGS%"}}
-}
-
-// ifEver is no label: it has a statistic count only what has a value, and ifNever only what has none.
-func ifEver(value string) []envoy.Label {
-	return []envoy.Label{{Name: "counted", Format: value, Rules: []envoy.LabelRule{envoy.DropStat(""), envoy.DropLabelOtherwise()}}}
-}
-
-func ifNever(value string) []envoy.Label {
-	return []envoy.Label{{Name: "counted", Format: value, Rules: []envoy.LabelRule{envoy.DropLabel(""), envoy.DropStatOtherwise()}}}
 }

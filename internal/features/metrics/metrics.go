@@ -12,6 +12,7 @@ package metrics
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"github.com/tulle-mesh/tulle/internal/envoy"
 	"github.com/tulle-mesh/tulle/internal/features"
@@ -29,8 +30,8 @@ const (
 	versionKey        = "version"
 )
 
-// loopService marks a cluster that leads back into the proxy, where what it carries is counted.
-const loopService = "(loop)"
+// loopNamespace is the metadata of a cluster that leads back into the proxy, where what it carries is counted.
+const loopNamespace = "tulle.loop"
 
 // unknown is the value of a label that nobody knows.
 const unknown = "unknown"
@@ -38,13 +39,19 @@ const unknown = "unknown"
 // Feature returns the feature.
 func Feature() features.Feature {
 	return features.Feature{
-		Name: "metrics", Cluster: cluster, Endpoint: endpoint, VirtualHost: virtualHost, Chain: chain, Outbound: outbound,
+		Name: "metrics", Cluster: cluster, Endpoint: endpoint, VirtualHost: virtualHost,
+		Inbound: inbound, Chain: chain, Outbound: outbound, OutboundListener: outboundListener,
 	}
 }
 
 // Loop marks a cluster that leads back into the proxy.
 func Loop(c *clusterv3.Cluster) {
-	c.Metadata = envoy.Describe(c.Metadata, metadataNamespace, map[string]string{serviceKey: loopService})
+	c.Metadata = envoy.Describe(c.Metadata, loopNamespace, map[string]string{"loop": "true"})
+}
+
+// describe gives a listener what the labels of its logs say when nothing is known.
+func describe(l *listenerv3.Listener) {
+	l.Metadata = envoy.Describe(l.Metadata, metadataNamespace, map[string]string{unknown: unknown})
 }
 
 // Receiver names the pod on the cluster by which it gets what it is sent.
@@ -61,9 +68,12 @@ func cluster(c *features.Cluster) {
 
 func name(c *clusterv3.Cluster, namespace string, m model.Membership) {
 	c.Metadata = envoy.Describe(c.Metadata, metadataNamespace, map[string]string{
-		serviceKey: m.Service, namespaceKey: namespace, versionKey: m.Version,
+		serviceKey: known(m.Service), namespaceKey: known(namespace), versionKey: m.Version,
 	})
 }
+
+// Outside says of a cluster that it leads to what the mesh knows nothing of.
+func Outside(c *clusterv3.Cluster) { name(c, "", model.Membership{}) }
 
 // endpoint names the version of the pod behind an address. Where the cluster names one, it is the cluster's that counts.
 func endpoint(e model.Endpoint, out *endpointv3.LbEndpoint) {

@@ -15,12 +15,14 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/internal/identity"
 	"github.com/tulle-mesh/tulle/internal/sidecar"
@@ -56,7 +58,11 @@ func (c *Cluster) StartManager(ctx context.Context, program string, cpu int, fla
 		"-c", fmt.Sprint(cpu), program, "--xds-address", c.Host + ":15010", "--webhook-address", c.Host + ":443", "--metrics-address", c.Host + ":8080",
 		"--health-address", c.Host + ":8081", "--peers-address", c.Host + ":15011", "--drain-delay", "0s", "--pprof-address", c.Host + ":6060",
 	}, flags...)...)
-	m.command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+System, "POD_NAME=tulle-manager", "TULLE_IMAGE="+operatorImage)
+	tuning, err := deployed()
+	if err != nil {
+		return nil, err
+	}
+	m.command.Env = append(append(os.Environ(), tuning...), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+System, "POD_NAME=tulle-manager", "TULLE_IMAGE="+operatorImage)
 	m.command.Stdout, m.command.Stderr = log, log
 	m.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.command.Start(); err != nil {
@@ -68,6 +74,31 @@ func (c *Cluster) StartManager(ctx context.Context, program string, cpu int, fla
 	}
 	return m, nil
 }
+
+// deployment is what the operator is installed as.
+const deployment = "config/manager/deployment.yaml"
+
+// deployed returns what the operator's Deployment tells Go's runtime, unless the environment says otherwise: what is measured is what is installed.
+func deployed() ([]string, error) {
+	raw, err := os.ReadFile(deployment)
+	if err != nil {
+		return nil, fmt.Errorf("%w: run it in the repository", err)
+	}
+	var d appsv1.Deployment
+	if err := yaml.Unmarshal(raw, &d); err != nil {
+		return nil, fmt.Errorf("%s: %w", deployment, err)
+	}
+	var out []string
+	for _, v := range d.Spec.Template.Spec.Containers[0].Env {
+		if _, told := os.LookupEnv(v.Name); strings.HasPrefix(v.Name, "GO") && !told {
+			out = append(out, v.Name+"="+v.Value)
+		}
+	}
+	return out, nil
+}
+
+// Profiles returns the address below which the operator's profiles are.
+func (c *Cluster) Profiles() string { return "http://" + c.Host + ":6060/debug/pprof/" }
 
 // tail returns, as an error, the end of the log.
 func (m *Manager) tail() error {

@@ -121,7 +121,9 @@ func (b *bench) single(ctx context.Context) error {
 		{"one route weight changes, all sidecars use it", cluster.Ruled, max(2, n/4), 400 * time.Millisecond,
 			func(i int) cluster.Change { return b.cluster.WeightChange(int32(11 + i%80)) }, 50, 700, 1000, 100, 51_000, 0.79}, //nolint:gosec // small
 	} {
+		profiled := b.cpu(ctx, kind.name, time.Duration(kind.changes)*kind.pause)
 		r, err := b.changing(ctx, f, kind.service, kind.changes, kind.pause, kind.next)
+		profiled()
 		if err != nil {
 			return fmt.Errorf("%s: %w", kind.name, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/resource"
 	"github.com/tulle-mesh/tulle/test/bench/process"
 	"github.com/tulle-mesh/tulle/test/bench/result"
 	"github.com/tulle-mesh/tulle/test/bench/xdsload"
@@ -22,6 +23,7 @@ type configuration struct {
 	rss, peak  int64
 	beforeRSS  int64
 	everyoneIn time.Duration
+	bodies     map[resource.Type]int64
 }
 
 // connect connects a fleet and measures.
@@ -57,6 +59,7 @@ func (b *bench) connect(ctx context.Context, f *xdsload.Fleet) (*configuration, 
 	if c.toQuiet, err = quiet.end(); err != nil {
 		return nil, err
 	}
+	c.bodies = f.Bodies()
 	c.rss, c.peak, err = process.RSS(b.manager.Pid)
 	return c, err
 }
@@ -88,6 +91,7 @@ func (b *bench) first(ctx context.Context) error {
 			return err
 		}
 		c, err := b.connect(ctx, f)
+		b.heap(ctx, "connected")
 		f.Disconnect()
 		if err != nil {
 			return err
@@ -99,6 +103,9 @@ func (b *bench) first(ctx context.Context) error {
 	}
 	slices.SortFunc(all, func(x, y *configuration) int { return int(x.everyoneIn - y.everyoneIn) })
 	c := all[len(all)/2]
+	bodies := fmt.Sprintf("%.2f MB of clusters, %.2f of endpoints, %.2f of listeners, %.2f of secrets, %.2f of routes and virtual hosts", megabytes(c.bodies[resource.Cluster]),
+		megabytes(c.bodies[resource.Endpoints]), megabytes(c.bodies[resource.Listener]), megabytes(c.bodies[resource.Secret]),
+		megabytes(c.bodies[resource.RouteConfiguration]+c.bodies[resource.VirtualHost]))
 	name := "1. First configuration: " + b.small.String()
 	generator := fmt.Sprintf("median of %d rounds, %.2f to %.2f s; meanwhile the generator used %.0f %% of its CPU, kube-apiserver and etcd %.0f %% of the same", len(all),
 		all[0].everyoneIn.Seconds(), all[len(all)-1].everyoneIn.Seconds(), 100*c.toLast.share(c.toLast.client), 100*c.toLast.share(c.toLast.apiserver))
@@ -106,7 +113,7 @@ func (b *bench) first(ctx context.Context) error {
 		{Name: "all sidecars fully configured", Unit: "s", Is: c.everyoneIn.Seconds(), Below: new(1.0), Baseline: new(10.4), Note: generator},
 		{Name: "CPU of the operator until then", Unit: "s", Is: c.toLast.server.Seconds(), Below: new(1.0), Baseline: new(10.0)},
 		{Name: "CPU of the operator until it was quiet", Unit: "s", Is: c.toQuiet.server.Seconds(), Note: "with the statuses that it writes"},
-		{Name: "on the wire, to all sidecars", Unit: "MB", Is: megabytes(c.toQuiet.wire), Below: new(10.0), Baseline: new(245.0), Note: "bytes of the connections, with TLS"},
+		{Name: "on the wire, to all sidecars", Unit: "MB", Is: megabytes(c.toQuiet.wire), Below: new(10.0), Baseline: new(245.0), Note: "bytes of the connections, with TLS; in them " + bodies},
 		{Name: "peak RSS of the operator", Unit: "MB", Is: megabytes(c.peak), Below: new(120.0), Baseline: new(532.0)},
 	} {
 		f.Case = name

@@ -48,7 +48,10 @@ func (b *bench) underLoad(ctx context.Context) error {
 		figure.Case = name
 		b.run.Add(figure)
 	}
+	profiled := b.cpu(ctx, "load", b.options.load)
 	l, err := b.load(ctx, f)
+	profiled()
+	b.heap(ctx, "load")
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type options struct {
 	timeout    time.Duration
 	load       time.Duration
 	logs       string
+	profiles   string
 	flags      []string
 }
 
@@ -62,6 +63,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.manager, "manager", "bin/manager", "the operator's program")
 	flags.StringVar(&o.out, "out", "", "file to write the results to, as JSON")
 	flags.StringVar(&o.logs, "logs", "", "directory to keep logs in; none are kept when empty")
+	flags.StringVar(&o.profiles, "profiles", "", "directory to write profiles of the operator to, heap and CPU; they cost a little of what is measured")
 	flags.IntVar(&o.serverCPU, "server-cpu", 0, "CPU that the operator runs on, alone")
 	flags.IntVar(&o.clientCPU, "client-cpu", 1, "CPU of all else: the generator, kube-apiserver, etcd and cert-manager")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often the first configuration is measured, each time of a fresh operator")
@@ -248,6 +250,7 @@ func (b *bench) restart(ctx context.Context) error {
 		return err
 	}
 	now, peak, err := process.RSS(b.manager.Pid)
+	b.heap(ctx, "before")
 	b.say("the operator was ready after %.1f s, and quiet after %.2f s of CPU, with %d MB (peak %d MB)", took.Seconds(), used.Seconds(), now>>20, peak>>20)
 	return err
 }

@@ -76,6 +76,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(run.Table())
+	fmt.Println(worse(run.Figures))
 	if o.out == "" {
 		return nil
 	}
@@ -194,6 +195,42 @@ func (m measurements) read(out string) error {
 		}
 	}
 	return nil
+}
+
+// What is noise on a machine with other work: times are the best of few turns, allocations are hardly ever different without a reason.
+const (
+	noiseOfTime        = 1.25
+	noiseOfAllocations = 1.05
+)
+
+// worse names what costs more than at the baseline, by more than noise, the worst first.
+func worse(figures []result.Figure) string {
+	type loss struct {
+		result.Figure
+		ratio float64
+	}
+	var losses []loss
+	for _, f := range figures {
+		if f.Baseline == nil || f.Is == 0 {
+			continue
+		}
+		noise := noiseOfAllocations
+		if f.Unit == "ns/op" {
+			noise = noiseOfTime
+		}
+		if ratio := f.Is / max(*f.Baseline, 1); ratio > noise {
+			losses = append(losses, loss{f, ratio})
+		}
+	}
+	if len(losses) == 0 {
+		return "Nothing costs more than at the baseline, but for noise."
+	}
+	slices.SortStableFunc(losses, func(a, b loss) int { return cmp.Compare(b.ratio, a.ratio) })
+	out := "Costs more than at the baseline:\n"
+	for _, l := range losses {
+		out += fmt.Sprintf("  %.2f×  %s %s, %s: %.4g instead of %.4g\n", l.ratio, strings.TrimPrefix(l.Case, "5. "), l.Name, l.Unit, l.Is, *l.Baseline)
+	}
+	return out
 }
 
 // figures are those of a package, by benchmark; one that the baseline does not have comes without.

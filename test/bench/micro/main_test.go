@@ -2,6 +2,8 @@ package main
 
 import (
 	"testing"
+
+	"github.com/tulle-mesh/tulle/test/bench/result"
 )
 
 // Of several turns the best counts; one benchmark's units are apart; what the baseline lacks has no ratio.
@@ -37,5 +39,24 @@ func TestCompare(t *testing.T) {
 	}
 	if err := now.read("BenchmarkBuild-2 1 many ns/op\n"); err == nil {
 		t.Error("a line that is no measurement is taken for one")
+	}
+}
+
+// A regression is named, the worst first; what is within noise is not.
+func TestWorse(t *testing.T) {
+	figures := []result.Figure{
+		{Case: "5. internal/model", Name: "Build", Unit: "ns/op", Is: 120, Baseline: new(100.0)},
+		{Case: "5. internal/model", Name: "Build", Unit: "allocs/op", Is: 11, Baseline: new(10.0)},
+		{Case: "5. internal/compile", Name: "Compile", Unit: "ns/op", Is: 300, Baseline: new(100.0)},
+		{Case: "5. internal/compile", Name: "Free", Unit: "allocs/op", Is: 2, Baseline: new(0.0)},
+		{Case: "5. internal/xds", Name: "New", Unit: "ns/op", Is: 9},
+	}
+	want := "Costs more than at the baseline:\n  3.00×  internal/compile Compile, ns/op: 300 instead of 100\n" +
+		"  2.00×  internal/compile Free, allocs/op: 2 instead of 0\n  1.10×  internal/model Build, allocs/op: 11 instead of 10\n"
+	if got := worse(figures); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := worse(figures[:1]); got != "Nothing costs more than at the baseline, but for noise." {
+		t.Errorf("got %q", got)
 	}
 }

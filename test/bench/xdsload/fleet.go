@@ -48,6 +48,7 @@ type Fleet struct {
 	received   atomic.Int64
 	sent       atomic.Int64
 	responses  atomic.Int64
+	bodies     sync.Map // resource.Type → *atomic.Int64
 }
 
 // New returns a fleet that is not connected.
@@ -93,6 +94,21 @@ func (f *Fleet) Disconnect() {
 
 // Wire returns how many bytes went over the connections so far, with TLS and HTTP/2: to the sidecars, and from them.
 func (f *Fleet) Wire() (received, sent int64) { return f.received.Load(), f.sent.Load() }
+
+// Bodies returns how many bytes of responses came so far, by their type: what of the wire is configuration, before TLS and HTTP/2.
+func (f *Fleet) Bodies() map[resource.Type]int64 {
+	out := map[resource.Type]int64{}
+	f.bodies.Range(func(kind, n any) bool {
+		out[kind.(resource.Type)] = n.(*atomic.Int64).Load()
+		return true
+	})
+	return out
+}
+
+func (f *Fleet) note(kind resource.Type, bytes int) {
+	n, _ := f.bodies.LoadOrStore(kind, new(atomic.Int64))
+	n.(*atomic.Int64).Add(int64(bytes))
+}
 
 // Responses returns how many responses all sidecars got so far.
 func (f *Fleet) Responses() int64 { return f.responses.Load() }

@@ -13,6 +13,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
@@ -175,6 +176,7 @@ func (s *sidecar) take(r *discoveryv3.DeltaDiscoveryResponse, now time.Time) err
 	if !ok {
 		return fmt.Errorf("a response of the unknown type %q", r.GetTypeUrl())
 	}
+	s.fleet.note(kind, proto.Size(r))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.started[kind] {
