@@ -9,7 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -23,7 +25,7 @@ func NewInformer(from toolscache.ListerWatcher, example runtime.Object, resync t
 	}
 	return &passing{
 		SharedIndexInformer: standard, from: from, example: example.(client.Object),
-		known: map[string]struct{}{}, handled: make(chan struct{}), synced: make(chan struct{}),
+		known: map[string]state{}, handled: make(chan struct{}), synced: make(chan struct{}),
 	}
 }
 
@@ -36,8 +38,8 @@ func passed(object runtime.Object) bool {
 	return false
 }
 
-// passing is an informer without a store: of the objects there are it knows the names, so that it can say after a gap what has gone. It embeds a standard
-// one, which never runs, for what nobody calls.
+// passing is an informer without a store: of the objects there are it knows which they are, so that it can say after a gap what has gone and what is
+// new. It embeds a standard one, which never runs, for what nobody calls.
 type passing struct {
 	toolscache.SharedIndexInformer
 	from      toolscache.ListerWatcher
@@ -50,7 +52,13 @@ type passing struct {
 	synced  chan struct{} // the handler got all there was
 
 	mu    sync.Mutex
-	known map[string]struct{}
+	known map[string]state
+}
+
+// state is what is known of an object: what same compares.
+type state struct {
+	uid     types.UID
+	version string
 }
 
 // SetTransform implements toolscache.SharedInformer. It comes before Run.
@@ -190,13 +198,28 @@ func (t through) pass(object any, initial bool) (key string, err error) {
 	if key, err = toolscache.MetaNamespaceKeyFunc(object); err != nil {
 		return "", err
 	}
-	if _, known := t.known[key]; known {
-		t.handler.OnUpdate(object, object)
+	now, err := meta.Accessor(object)
+	if err != nil {
+		return "", err
+	}
+	before, known := t.known[key]
+	t.known[key] = state{now.GetUID(), now.GetResourceVersion()}
+	if known {
+		t.handler.OnUpdate(t.stub(now.GetNamespace(), now.GetName(), before), object)
 	} else {
-		t.known[key] = struct{}{}
 		t.handler.OnAdd(object, initial)
 	}
 	return key, nil
+}
+
+// stub is an object that is not kept, by all that is known of it.
+func (t through) stub(namespace, name string, s state) client.Object {
+	object := t.example.DeepCopyObject().(client.Object)
+	object.SetNamespace(namespace)
+	object.SetName(name)
+	object.SetUID(s.uid)
+	object.SetResourceVersion(s.version)
+	return object
 }
 
 // gone says of an object only which it was.
@@ -205,12 +228,9 @@ func (t through) gone(key string) error {
 	if err != nil {
 		return err
 	}
-	if _, known := t.known[key]; known {
+	if before, known := t.known[key]; known {
 		delete(t.known, key)
-		object := t.example.DeepCopyObject().(client.Object)
-		object.SetNamespace(namespace)
-		object.SetName(name)
-		t.handler.OnDelete(object)
+		t.handler.OnDelete(t.stub(namespace, name, before))
 	}
 	return nil
 }

@@ -83,8 +83,14 @@ func TestPassingInformer(t *testing.T) {
 		events <- what + " " + pod.Namespace + "/" + pod.Name
 	}
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { say("add", o) },
-		UpdateFunc: func(_, o any) { say("update", o) },
+		AddFunc: func(o any) { say("add", o) },
+		UpdateFunc: func(before, o any) {
+			if same(before, o) {
+				say("repeat", o)
+			} else {
+				say("update", o)
+			}
+		},
 		DeleteFunc: func(o any) { say("delete", o) },
 	})
 	if err != nil {
@@ -113,7 +119,9 @@ func TestPassingInformer(t *testing.T) {
 	}
 	watching.Add(aPod("c"))
 	next("add shop/c")
-	watching.Modify(aPod("a"))
+	changed := aPod("a")
+	changed.ResourceVersion = "2"
+	watching.Modify(changed)
 	next("update shop/a")
 	watching.Delete(aPod("b"))
 	next("delete shop/b")
@@ -121,7 +129,7 @@ func TestPassingInformer(t *testing.T) {
 	p.set("c", "d") // and nobody says so
 	watching.Error(&metav1.Status{Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonExpired})
 	<-p.watches
-	next("add shop/d", "delete shop/a", "update shop/c")
+	next("add shop/d", "delete shop/a", "repeat shop/c")
 
 	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{}); err == nil {
 		t.Error("a second handler was taken, which has missed all that")
