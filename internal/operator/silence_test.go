@@ -22,9 +22,9 @@ func (s *slowly) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	}
-	var body *io.PipeReader
-	body, s.body = io.Pipe()
-	context.AfterFunc(r.Context(), func() { s.body.CloseWithError(r.Context().Err()) })
+	body, writer := io.Pipe()
+	s.body = writer
+	context.AfterFunc(r.Context(), func() { writer.CloseWithError(r.Context().Err()) })
 	return &http.Response{StatusCode: http.StatusOK, Body: body}, nil
 }
 
