@@ -512,3 +512,22 @@ func TestLongNames(t *testing.T) {
 	h.wantBoundedMemory(3) // 4 MB were sent
 	h.wantNeighbourServed()
 }
+
+// TestLongestNameOfOurs: the endpoints of a TrafficSplit with as many backends as there may be, with names as long as they may be, are served.
+func TestLongestNameOfOurs(t *testing.T) {
+	name := "split|" + strings.Repeat("n", 63) + "/" + strings.Repeat("r", 63) + "|65535|plaintext|" + strings.TrimSuffix(strings.Repeat(strings.Repeat("b", 63)+",", 64), ",")
+	if len(name) > longestName(resource.Endpoints) {
+		t.Fatalf("%d bytes are refused, the bound is %d", len(name), longestName(resource.Endpoints))
+	}
+	h := startHostility(t, nil)
+	c := h.connect(t, "cart-1")
+	c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.Endpoints.URL(), ResourceNamesSubscribe: []string{name}})
+	h.eventually("it is looked at", func() bool {
+		return slices.ContainsFunc(h.Proxies(), func(p ProxyState) bool {
+			return slices.ContainsFunc(p.Pending.Refs, func(r resource.Ref) bool { return r.Name == name })
+		})
+	})
+	if n := testutil.ToFloat64(h.metrics.limited.WithLabelValues("names")); n != 0 {
+		t.Errorf("%v names are refused", n)
+	}
+}

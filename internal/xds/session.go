@@ -20,8 +20,19 @@ const maxUnanswered = 2
 // maxEntries bounds what a session keeps account of, also of names that were subscribed to and are not any more, in the same multiples.
 const maxEntries = 3
 
-// maxName bounds the names that are looked at, in bytes: ours have a few hundred at most, and those that a proxy makes up are kept.
-const maxName = 1 << 9
+// Bounds of the names that are looked at, in bytes, since those that a proxy makes up are kept: ours have a few hundred at most, but the endpoints
+// of a TrafficSplit name its backends, of which there may be 64.
+const (
+	maxName          = 1 << 9
+	maxEndpointsName = 5 << 10
+)
+
+func longestName(t resource.Type) int {
+	if t == resource.Endpoints {
+		return maxEndpointsName
+	}
+	return maxName
+}
 
 // bounds are what a session holds at most.
 type bounds struct {
@@ -221,7 +232,7 @@ func (s *session) request(req *discoveryv3.DeltaDiscoveryRequest) ([]string, err
 		case name == wildcard:
 			s.subscribeAll(t)
 			continue
-		case len(name) > maxName:
+		case len(name) > longestName(t):
 			s.limited[limitNames]++
 			continue
 		case t == resource.Cluster && !s.admits(name):
@@ -275,7 +286,7 @@ func (s *session) announce(t resource.Type, versions map[string]string) {
 			s.limited[limitNames] += len(versions) - announced + 1
 			return
 		}
-		if len(name) > maxName || len(version) > maxName {
+		if len(name) > longestName(t) || len(version) > maxName {
 			s.limited[limitNames]++
 			continue
 		}
