@@ -3,6 +3,8 @@ package identity
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"log/slog"
@@ -136,6 +138,39 @@ func TestServingCertificateIsExchanged(t *testing.T) {
 	if err := s.offer([]byte("x"), []byte("y"), nil); err == nil || !s.Ready() {
 		t.Error("a broken Secret must be refused and change nothing")
 	}
+}
+
+// A version of Tulle that is called by one name more gets a certificate with both. What is held back for clocks that differ is served to those
+// who call the new name, and to them only.
+func TestServingCertificateOfANameMore(t *testing.T) {
+	root := issue(t, nil, time.Hour, nil)
+	s := NewServing(WebhookCertificate)
+	offer := func(begins time.Time, names ...string) ca {
+		c := issue(t, &root, time.Hour, func(c *x509.Certificate) { c.NotBefore, c.DNSNames = begins, names })
+		if err := s.offer(c.crt(), c.keyPEM(t), root.crt()); err != nil {
+			t.Fatal(err)
+		}
+		s.advance(nil, epoch)
+		return c
+	}
+	want := func(name string, c ca) {
+		t.Helper()
+		got, err := s.GetCertificate(&tls.ClientHelloInfo{ServerName: name})
+		if err != nil || !bytes.Equal(got.Certificate[0], c.cert.Raw) {
+			t.Errorf("%q is served with another certificate (%v)", name, err)
+		}
+	}
+	before := offer(epoch.Add(-time.Hour), "one.test")
+	want("one.test", before)
+	want("two.test", before) // there is no better one: the client says what is wrong
+	after := offer(epoch, "one.test", "two.test")
+	want("one.test", before)
+	want("two.test", after)
+	want("three.test", before)
+	want("", before)
+	s.advance(nil, epoch.Add(maxSkew))
+	want("one.test", after)
+	want("two.test", after)
 }
 
 // A Secret that a server can't use is told of until there is one that it can.

@@ -70,10 +70,21 @@ func (s *Serving) Ready() bool { return s.current.Load() != nil }
 
 var errNoServing = errors.New("cert-manager has not issued this server's certificate yet")
 
-// GetCertificate is for tls.Config.
-func (s *Serving) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := s.current.Load(); c != nil {
-		return c.certificate, nil
+// GetCertificate is for tls.Config. A name that the current certificate lacks, as another version of Tulle may have asked for fewer, is served
+// with the next: to hold it back would help nobody who calls that name.
+func (s *Serving) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	next, current := s.next.Load(), s.current.Load() // in this order: advance makes the one the other
+	switch {
+	case current == nil:
+		return nil, fmt.Errorf("secret %s: %w", s.name, errNoServing)
+	case next != nil && hello != nil && !current.names(hello.ServerName) && next.names(hello.ServerName):
+		return next.certificate, nil
+	default:
+		return current.certificate, nil
 	}
-	return nil, fmt.Errorf("secret %s: %w", s.name, errNoServing)
+}
+
+// names reports whether a client that calls the server by a name accepts it.
+func (s *servingState) names(name string) bool {
+	return s.lineage.certificates[0].VerifyHostname(name) == nil
 }
