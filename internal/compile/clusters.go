@@ -18,8 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/sidecar"
 )
 
-// internalHeaders never leave the proxy. The real clusters remove them; a route can't, since the one for everything else serves
-// loops, which need them, and real clusters alike.
+// internalHeaders never leave the proxy: whatever route a request takes removes them, once it is chosen. Loops, which need them, put them back.
 func internalHeaders() []string { return []string{features.DestinationHeader, features.HopHeader} }
 
 func (c compilation) cluster(ref resource.Ref) (*resource.Resource, error) {
@@ -77,7 +76,8 @@ func hasRules(d model.Destination) bool {
 // everything else, and must choose again now that its virtual host is there.
 func rerouted(a addressName, d model.Destination) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(rerouteListener)))
-	envoy.SpeakHTTPOnce(c) // all further requests follow the virtual host
+	// All further requests follow the virtual host.
+	envoy.SpeakHTTPOnce(c, envoy.SetHeader(features.DestinationHeader, a.name), envoy.SetHeader(features.HopHeader, "1"))
 	return sealLoop(c, a, d)
 }
 
@@ -110,7 +110,7 @@ const provisionalHold = time.Second
 func direct(a addressName, hold time.Duration) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.SocketAddress(a.address)))
 	if a.http() {
-		envoy.SpeakHTTP(c, internalHeaders()...)
+		envoy.SpeakHTTP(c)
 	}
 	return sealOutside(c, hold)
 }
@@ -179,7 +179,7 @@ func meshOrigin(s *model.Service) []resource.Origin {
 // finish lets the features add to a cluster.
 func (c compilation) finish(out *features.Cluster, from []resource.Origin) (*resource.Resource, error) {
 	if out.HTTP {
-		envoy.SpeakHTTP(out.Cluster, internalHeaders()...)
+		envoy.SpeakHTTP(out.Cluster)
 	}
 	for _, f := range c.features {
 		if f.Cluster != nil {
@@ -196,7 +196,7 @@ func (c compilation) inboundCluster() (*resource.Resource, error) {
 		return nil, nil
 	}
 	out := envoy.OriginalDestinationCluster(inboundCluster)
-	envoy.SpeakHTTP(out, internalHeaders()...)
+	envoy.SpeakHTTP(out)
 	envoy.BindFrom(out, c.inboundSources(w)...)
 	metrics.Receiver(out, w)
 	return sealCluster(out, resource.Resource{})

@@ -176,6 +176,7 @@ func inboundManager() *hcmv3.HttpConnectionManager {
 	envoy.Routes(m, "inbound",
 		envoy.ToCluster(envoy.EveryRequest(), inboundCluster),
 		envoy.ToCluster(envoy.EveryConnect(), inboundCluster))
+	m.GetRouteConfig().RequestHeadersToRemove = internalHeaders()
 	return m
 }
 

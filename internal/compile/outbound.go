@@ -74,13 +74,11 @@ func (c compilation) meshChains(w *model.Workload, suffix string, ranges []netip
 	}
 }
 
-// reroute takes requests that were the first to their address and chooses their route again. The destination stays what the
-// outbound listener found. The mark lets the route for everything else end a second loop.
+// reroute takes requests that were the first to their address and chooses their route again. What leads here (see rerouted) says what the
+// destination was and marks them, which lets the route for everything else end a second loop.
 func (c compilation) reroute(w *model.Workload) *listenerv3.Listener {
 	l := envoy.InternalListener(rerouteListener)
-	m := c.outboundManager(w, rerouteListener)
-	envoy.MutateEarly(m, envoy.SetHeader(features.HopHeader, "1"))
-	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, m)}
+	l.FilterChains = []*listenerv3.FilterChain{envoy.HTTPChain("http", nil, c.outboundManager(w, rerouteListener))}
 	c.finishListener(w, l)
 	return l
 }
@@ -106,7 +104,7 @@ func (c compilation) outboundManager(w *model.Workload, statPrefix string) *hcmv
 	envoy.RoutesFromADS(m, outboundRoutes)
 	envoy.ExplainFailure(m, "NC", askTimeout-100*time.Millisecond, unanswered) // Envoy's timers may be early by a little
 	envoy.ExplainFailure(m, "NC", 0, withheld)
-	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, HTTP: m})
+	c.finishOutbound(&features.Outbound{Minor: c.scope.Minor, Workload: w, HTTP: m, Loops: statPrefix != rerouteListener})
 	return m
 }
 
@@ -142,12 +140,14 @@ func (c compilation) routeConfiguration(ref resource.Ref) (*resource.Resource, e
 	if ref.Name != outboundRoutes {
 		return nil, nil
 	}
-	return seal(ref, envoy.VirtualHostsFromADS(outboundRoutes, features.DestinationHeader,
+	routes := envoy.VirtualHostsFromADS(outboundRoutes, features.DestinationHeader,
 		envoy.Respond(envoy.EveryRequest(envoy.HeaderPresent(features.HopHeader)), 503,
 			"the HTTP rules of this address are not here yet\n"),
 		envoy.ToClusterOfHeader(envoy.EveryRequest(), features.DestinationHeader),
 		envoy.ToClusterOfHeader(envoy.EveryConnect(), features.DestinationHeader),
-	), resource.Resource{})
+	)
+	routes.RequestHeadersToRemove = internalHeaders()
+	return seal(ref, routes, resource.Resource{})
 }
 
 // publicRanges returns the ranges of the mesh that model.PrivateRanges do not cover.

@@ -44,6 +44,15 @@ func AllOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter
 	}}
 }
 
+// WithoutHeader logs requests that have no such header when they end. It costs less than CEL.
+func WithoutHeader(name string) *accesslogv3.AccessLogFilter {
+	matcher := HeaderPresent(name)
+	matcher.InvertMatch = true
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_HeaderFilter{
+		HeaderFilter: &accesslogv3.HeaderFilter{Header: matcher},
+	}}
+}
+
 // tookAtLeast takes what has lasted for so long, in whole milliseconds.
 func tookAtLeast(d time.Duration) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_DurationFilter{

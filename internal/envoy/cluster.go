@@ -6,6 +6,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
@@ -94,15 +95,9 @@ func keepalive() *corev3.TcpKeepalive {
 	}
 }
 
-// SpeakHTTP makes a cluster speak the HTTP version that the client speaks to its proxy, and keeps the given request headers
-// from leaving. Only that protocol carries everything: with HTTP/1 a first gRPC stream hangs, with HTTP/2 a WebSocket gets 502.
-func SpeakHTTP(c *clusterv3.Cluster, removeHeaders ...string) {
-	options := sameHTTP()
-	if len(removeHeaders) > 0 {
-		options.HttpFilters = upstreamFilters(removeHeaders)
-	}
-	setHTTPOptions(c, options)
-}
+// SpeakHTTP makes a cluster speak the HTTP version that the client speaks to its proxy. Only that protocol carries everything: with HTTP/1 a
+// first gRPC stream hangs, with HTTP/2 a WebSocket gets 502.
+func SpeakHTTP(c *clusterv3.Cluster) { setHTTPOptions(c, sameHTTP()) }
 
 // sameHTTP speaks what the client speaks.
 func sameHTTP() *upstreamv3.HttpProtocolOptions {
@@ -121,9 +116,10 @@ func sameHTTP() *upstreamv3.HttpProtocolOptions {
 }
 
 // SpeakHTTPOnce is SpeakHTTP with a connection for each request, that ends with it: where there is hardly ever a second one, an idle
-// connection costs memory for nothing, at both of its ends.
-func SpeakHTTPOnce(c *clusterv3.Cluster) {
+// connection costs memory for nothing, at both of its ends. The mutations change the headers of what is sent.
+func SpeakHTTPOnce(c *clusterv3.Cluster, mutations ...*mutationv3.HeaderMutation) {
 	options := sameHTTP()
+	options.HttpFilters = upstreamFilters(mutations)
 	options.CommonHttpProtocolOptions.MaxRequestsPerConnection = wrapperspb.UInt32(1)
 	setHTTPOptions(c, options)
 }

@@ -22,8 +22,8 @@ import (
 type Statistics struct {
 	// Prefix of all names, with a dot between.
 	Prefix string
-	// Only is a CEL expression: nothing is counted where it is false, and none of the labels is looked at. Empty is true.
-	Only string
+	// Only are filters: nothing is counted that one of them holds back, and none of the labels is looked at. The cheapest should be first.
+	Only []*accesslogv3.AccessLogFilter
 	// Limits, of one set of statistics that all logs of an Envoy with the same prefix and limits share; it outlives their listeners.
 	// The zero value is a set for each log, without limits: Envoy 1.38 knows no other.
 	Limits     StatLimits
@@ -88,11 +88,22 @@ func replaceBy(value string) *transformv3.TransformStat {
 	return &transformv3.TransformStat{UpdateTag: &transformv3.TransformStat_UpdateTag{NewTagValue: value}}
 }
 
-// FirstOf is a command operator: the value of the first of the operators that has one. An operator is a command and its parameter.
-func FirstOf(operators ...[2]string) string {
+// Operator is one of Envoy's command operators.
+type Operator struct {
+	Command, Parameter string
+	// MaxLength cuts the value; 0 does not.
+	MaxLength int
+}
+
+// FirstOf is a command operator: the value of the first of the operators that has one.
+func FirstOf(operators ...Operator) string {
 	var list []string
 	for _, o := range operators {
-		list = append(list, fmt.Sprintf(`{"command":%q,"param":%q}`, o[0], o[1]))
+		maxLength := ""
+		if o.MaxLength > 0 {
+			maxLength = fmt.Sprintf(`,"max_length":%d`, o.MaxLength)
+		}
+		list = append(list, fmt.Sprintf(`{"command":%q,"param":%q%s}`, o.Command, o.Parameter, maxLength))
 	}
 	return `%COALESCE({"operators":[` + strings.Join(list, ",") + `]})%`
 }
@@ -113,11 +124,17 @@ func CountTCPOpened(s Statistics) *accesslogv3.AccessLog {
 }
 
 func statsLog(s Statistics, filter *accesslogv3.AccessLogFilter) *accesslogv3.AccessLog {
-	switch {
-	case s.Only != "" && filter != nil:
-		filter = AllOf(filter, Where(s.Only))
-	case s.Only != "":
-		filter = Where(s.Only)
+	filters := s.Only
+	if filter != nil {
+		filters = append([]*accesslogv3.AccessLogFilter{filter}, filters...)
+	}
+	switch len(filters) {
+	case 0:
+		filter = nil
+	case 1:
+		filter = filters[0]
+	default:
+		filter = AllOf(filters...)
 	}
 	config := &statsv3.Config{}
 	if s.Limits == (StatLimits{}) {

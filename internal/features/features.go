@@ -138,6 +138,8 @@ type Outbound struct {
 	Workload *model.Workload
 	HTTP     *hcmv3.HttpConnectionManager
 	TCP      *tcpv3.TcpProxy
+	// Loops is true where requests may be sent through the reroute listener, which sees them once more; those have HopHeader when they end.
+	Loops bool
 }
 
 // OutboundListener is a listener for what a pod sends, or that takes again what another one could not place.

@@ -49,9 +49,12 @@ func Loop(c *clusterv3.Cluster) {
 	c.Metadata = envoy.Describe(c.Metadata, loopNamespace, map[string]string{"loop": "true"})
 }
 
+// noStatus is the key of what a listener has in the place of the first digit of a response's status.
+const noStatus = "none"
+
 // describe gives a listener what the labels of its logs say when nothing is known.
 func describe(l *listenerv3.Listener) {
-	l.Metadata = envoy.Describe(l.Metadata, metadataNamespace, map[string]string{unknown: unknown})
+	l.Metadata = envoy.Describe(l.Metadata, metadataNamespace, map[string]string{unknown: unknown, noStatus: "0"})
 }
 
 // Receiver names the pod on the cluster by which it gets what it is sent.
