@@ -16,7 +16,7 @@ import (
 // full is what the goals are for, quick what shows in two minutes that it all works.
 func full(fortio string) Options {
 	return Options{
-		Fortio: fortio, LoadCPU: 0, ProxyCPU: 1, Callers: 8, Rounds: 3, Fixed: 2 * time.Second, Saturated: 2 * time.Second,
+		Fortio: fortio, LoadCPU: 0, ProxyCPU: 1, Callers: 8, Rounds: 5, Fixed: 2 * time.Second, Saturated: 2 * time.Second,
 		Rate: 1000, Within: 1.1, FirstRounds: 3, Virtual: 500, HeapRounds: 3, Services: 10_000, Parts: true,
 	}
 }

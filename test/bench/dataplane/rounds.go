@@ -53,6 +53,9 @@ func traffic(t testing.TB, run *result.Run, o Options) {
 			samples := map[string][]sample{}
 			for range o.Rounds {
 				for _, p := range all {
+					if !p.carries(protocol) {
+						continue
+					}
 					s, err := p.load(o, protocol, pace.rate, pace.duration)
 					if err != nil {
 						t.Fatalf("%s over %s at %s: %v", protocol.Title, p.name, pace.name, err)
@@ -78,18 +81,28 @@ func note(run *result.Run, o Options, name string, saturated bool, samples map[s
 		added := func(path string) []float64 { return over(samples[path], samples[direct], q.of) }
 		f := compare(name, "added at "+q.name, "ms", added(tulleName), added(stockTwo))
 		f.Note = fmt.Sprintf("%s; direct %s ms", f.Note, result.Number(median(each(samples[direct], q.of))))
-		if q.name == "p99" {
+		if q.name == "p99" && !saturated {
 			f.Below = below(o, f)
 		}
 		run.Add(f)
 		one := compare(name, "added at "+q.name+" by one stock Envoy, plaintext", "ms", added(stockOne), added(stockTwo))
 		run.Add(one)
 	}
+	if saturated {
+		// What a proxy adds to the latency of another, higher load says little: the goal is for the latency itself.
+		p99 := func(s sample) float64 { return s.P99 }
+		f := compare(name, "p99", "ms", each(samples[tulleName], p99), each(samples[stockTwo], p99))
+		f.Below = below(o, f)
+		run.Add(f)
+	}
 	f := compare(name, "CPU of both proxies per 1,000 requests", "ms", each(samples[tulleName], sample.cpu), each(samples[stockTwo], sample.cpu))
 	f.Below = below(o, f)
 	f.Note += "; " + sides("of Tulle", samples[tulleName]) + ", " + sides("of the stock Envoys", samples[stockTwo])
 	run.Add(f)
 	run.Add(compare(name, "CPU of one stock Envoy per 1,000 requests, plaintext", "ms", each(samples[stockOne], sample.cpu), each(samples[stockTwo], sample.cpu)))
+	if between := samples[stockHTTP2]; len(between) > 0 {
+		run.Add(compare(name, "CPU of both stock Envoys per 1,000 requests, with HTTP/2 between them", "ms", each(between, sample.cpu), each(samples[stockTwo], sample.cpu)))
+	}
 	if saturated {
 		rate := func(s sample) float64 { return s.Rate }
 		f := compare(name, "requests/s", "", each(samples[tulleName], rate), each(samples[stockTwo], rate))

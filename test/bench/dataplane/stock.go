@@ -23,6 +23,7 @@ const (
 	secureOffset = 1000
 	twoHops      = 2000
 	oneHop       = 3000
+	twoHopsHTTP2 = 4000
 )
 
 // stockListener is a listener of a stock Envoy, with a cluster of its own behind it.
@@ -33,13 +34,15 @@ type stockListener struct {
 	ConnectPort     int
 	// ServeTLS and CallTLS say on which side there is mTLS.
 	ServeTLS, CallTLS bool
+	// Upgrade has the cluster speak HTTP/2, whatever the client speaks.
+	Upgrade bool
 }
 
 // HTTP says whether requests are forwarded, not bytes.
 func (l stockListener) HTTP() bool { return l.Name != tcp }
 
 // HTTP2 says whether the cluster speaks HTTP/2.
-func (l stockListener) HTTP2() bool { return l.Name == http2 || l.Name == grpc }
+func (l stockListener) HTTP2() bool { return l.Upgrade || l.Name == http2 || l.Name == grpc }
 
 // stockConfig is as little as there can be: nothing is said of which Envoy has a default.
 const stockConfig = `{{- define "tls"}}
@@ -132,6 +135,11 @@ func clientListeners(protocols []Protocol, server string) []stockListener {
 				Protocol: p, Listen: "127.0.0.1", ListenPort: p.Port + p.Offset + twoHops, Connect: server, ConnectPort: p.Port + p.Offset + secureOffset, CallTLS: true,
 			},
 			stockListener{Protocol: p, Listen: "127.0.0.1", ListenPort: p.Port + p.Offset + oneHop, Connect: server, ConnectPort: p.Port})
+		if p.Name == http1 {
+			all = append(all, stockListener{
+				Protocol: p, Listen: "127.0.0.1", ListenPort: p.Port + p.Offset + twoHopsHTTP2, Connect: server, ConnectPort: p.Port + p.Offset + secureOffset, CallTLS: true, Upgrade: true,
+			})
+		}
 	}
 	return all
 }

@@ -67,6 +67,8 @@ const (
 	stockOne  = "stock Envoy, one hop"
 	stockTwo  = "stock Envoy, two hops"
 	tulleName = "Tulle"
+	// stockHTTP2 carries HTTP/1.1 only.
+	stockHTTP2 = "stock Envoy, two hops, HTTP/2 between them"
 )
 
 // Addresses outside of the mesh.
@@ -89,6 +91,7 @@ func paths(t testing.TB, o Options) []*path {
 		{direct, caller, at(originHost, 0), outside, nil},
 		{stockOne, caller, at("127.0.0.1", oneHop), outside, []int{stockClient}},
 		{stockTwo, caller, at("127.0.0.1", twoHops), outside, []int{stockClient, stockServer}},
+		{stockHTTP2, caller, at("127.0.0.1", twoHopsHTTP2), outside, []int{stockClient, stockServer}},
 		sidecars(t, w, o),
 	}
 	awaitPaths(t, o, all)
@@ -122,6 +125,9 @@ func awaitPaths(t testing.TB, o Options, all []*path) {
 			}
 		}
 		for _, protocol := range protocols() {
+			if !p.carries(protocol) {
+				continue
+			}
 			var err error
 			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 				if _, err = p.load(o, protocol, 0, 100*time.Millisecond); err == nil {
@@ -134,6 +140,9 @@ func awaitPaths(t testing.TB, o Options, all []*path) {
 		}
 	}
 }
+
+// carries says whether a protocol can be measured on a path.
+func (p *path) carries(protocol Protocol) bool { return p.name != stockHTTP2 || protocol.Name == http1 }
 
 func startServer(t testing.TB, o Options, host *envoy.Pod) *server {
 	t.Helper()
