@@ -11,7 +11,7 @@ COPY controllers/ controllers/
 COPY internal/ internal/
 COPY webhooks/ webhooks/
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags="-s -w" -o /out/ ./cmd/manager ./cmd/tulle-init
+    go build -trimpath -tags grpcnotrace -ldflags="-s -w" -o /out/ ./cmd/manager ./cmd/tulle-init
 
 FROM gcr.io/distroless/static:nonroot
 COPY --from=build /out/manager /out/tulle-init /

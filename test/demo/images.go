@@ -48,7 +48,7 @@ func binary(root string, p program) string { return filepath.Join(root, "bin", f
 func (d *demo) buildPrograms(ctx context.Context, root string, i image) error {
 	for _, p := range i.programs {
 		d.console.set("building " + p.pkg)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary(root, p), p.pkg)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-buildvcs=false", "-ldflags=-s -w", "-o", binary(root, p), p.pkg)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 		if output, err := cmd.CombinedOutput(); err != nil {
