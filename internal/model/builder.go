@@ -43,6 +43,7 @@ type Builder struct {
 	services     map[ServiceKey]*service
 	slices       map[types.NamespacedName]*endpointSlice
 	pods         map[WorkloadKey]*pod
+	templates    templates
 	replicaSets  map[types.NamespacedName]string
 	nodes        map[string]machine
 	serviceCIDRs map[string][]netip.Prefix
@@ -96,6 +97,7 @@ func NewBuilder(config Config) *Builder {
 		services:        map[ServiceKey]*service{},
 		slices:          map[types.NamespacedName]*endpointSlice{},
 		pods:            map[WorkloadKey]*pod{},
+		templates:       templates{},
 		replicaSets:     map[types.NamespacedName]string{},
 		nodes:           map[string]machine{},
 		serviceCIDRs:    map[string][]netip.Prefix{},
@@ -295,11 +297,15 @@ func (b *Builder) setService(key ServiceKey, s *service) {
 
 func (b *Builder) setPod(key WorkloadKey, p *pod) {
 	old := b.pods[key]
-	if reflect.DeepEqual(old, p) {
+	if old.equal(p) {
 		return
 	}
 	ns := b.namespace(key.Namespace)
+	if p != nil {
+		b.templates.share(p)
+	}
 	if old != nil {
+		b.templates.release(old)
 		if !old.hostNetwork {
 			b.inhabit(old.addresses, -1)
 		}

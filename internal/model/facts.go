@@ -113,6 +113,8 @@ func readSlice(o *discoveryv1.EndpointSlice) *endpointSlice {
 		service: ServiceKey{Namespace: o.Namespace, Name: name},
 		family:  corev1.IPFamily(o.AddressType),
 		ports:   map[string]uint16{},
+
+		endpoints: make([]sliceEndpoint, 0, len(o.Endpoints)),
 	}
 	for _, p := range o.Ports {
 		if p.Port == nil || !isTCP(deref(p.Protocol)) {
@@ -175,19 +177,13 @@ func (s *endpointSlice) addresses() iter.Seq[netip.Addr] {
 
 // pod is a pod that has not finished.
 type pod struct {
-	key                            WorkloadKey
-	uid                            string
-	created                        time.Time
-	labels                         map[string]string
-	account                        string
-	controllerKind, controllerName string
-	node                           string
-	addresses                      []netip.Addr
-	hostNetwork                    bool // its addresses are the node's
-	windows                        bool // nobody can redirect its traffic
-	terminating                    bool
-	ports                          []containerPort
-	injected                       injected
+	*template
+	key         WorkloadKey
+	uid         string
+	created     time.Time
+	node        string
+	addresses   []netip.Addr
+	terminating bool
 }
 
 type containerPort struct {
@@ -218,15 +214,17 @@ func readPod(o *corev1.Pod) *pod {
 		ips = append(ips, o.Status.PodIP)
 	}
 	p := &pod{
+		template: &template{
+			labels:      o.Labels,
+			account:     o.Spec.ServiceAccountName,
+			hostNetwork: o.Spec.HostNetwork,
+			windows:     isWindows(&o.Spec),
+		},
 		key:         WorkloadKey{Namespace: o.Namespace, Name: o.Name},
 		uid:         string(o.UID),
 		created:     o.CreationTimestamp.Time,
-		labels:      o.Labels,
-		account:     o.Spec.ServiceAccountName,
 		node:        o.Spec.NodeName,
 		addresses:   parseAddresses(ips),
-		hostNetwork: o.Spec.HostNetwork,
-		windows:     isWindows(&o.Spec),
 		terminating: o.DeletionTimestamp != nil,
 	}
 	if p.account == "" {

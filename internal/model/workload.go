@@ -138,6 +138,7 @@ func (b *Builder) workload(p *pod, ns *namespace) (*Workload, map[uint16]bool) {
 	}
 	w.Metrics = ns.metricsOf(p)
 	slices.SortFunc(w.Ports, func(a, b WorkloadPort) int { return cmp.Compare(a.Number, b.Number) })
+	p.shareMade(w)
 	return w, conflicts
 }
 
