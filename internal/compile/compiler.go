@@ -29,7 +29,7 @@ type Compiler struct {
 	// unfinished are the entries that are being compiled.
 	unfinished map[resource.ScopedRef]struct{}
 	// readers says which entries were made from a key.
-	readers map[model.Key]map[resource.ScopedRef]*entry
+	readers map[model.Key]*readers
 	// late are resources that were read from an older snapshot than current. They were not kept, and may be different by now.
 	late map[resource.ScopedRef]struct{}
 	// failed are the entries that could not be made.
@@ -40,6 +40,7 @@ type Compiler struct {
 
 // entry is one compiled resource. The fields below done are set before it is closed and never after.
 type entry struct {
+	ref resource.ScopedRef
 	// since is the revision of the snapshot that it was made from; what it read has not changed since.
 	since uint64
 	done  chan struct{}
@@ -69,7 +70,7 @@ func NewCompiler(onError func(resource.ScopedRef, error)) *Compiler {
 		translate:  Compile,
 		entries:    map[resource.ScopedRef]*entry{},
 		unfinished: map[resource.ScopedRef]struct{}{},
-		readers:    map[model.Key]map[resource.ScopedRef]*entry{},
+		readers:    map[model.Key]*readers{},
 		late:       map[resource.ScopedRef]struct{}{},
 		failed:     map[resource.ScopedRef]*entry{},
 		bodies:     map[bodyKey]*body{},
@@ -94,9 +95,13 @@ func (c *Compiler) Advance(s *model.Snapshot) (resource.View, []resource.ScopedR
 func (c *Compiler) invalidate(keys []model.Key) []resource.ScopedRef {
 	var dropped []resource.ScopedRef
 	for _, key := range keys {
-		for ref, e := range c.readers[key] {
-			dropped = append(dropped, ref)
-			c.drop(ref, e)
+		r := c.readers[key]
+		if r == nil {
+			continue
+		}
+		for _, e := range r.all() {
+			dropped = append(dropped, e.ref)
+			c.drop(e.ref, e)
 		}
 	}
 	// What is being compiled has not said yet what it reads.
@@ -157,7 +162,7 @@ func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, m
 		c.late[ref] = struct{}{}
 		return nil, false
 	}
-	e = &entry{since: s.Revision(), done: make(chan struct{})}
+	e = &entry{ref: ref, since: s.Revision(), done: make(chan struct{})}
 	c.entries[ref] = e
 	c.unfinished[ref] = struct{}{}
 	return e, true
@@ -180,9 +185,9 @@ func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	c.share(e)
 	for _, key := range keys {
 		if c.readers[key] == nil {
-			c.readers[key] = map[resource.ScopedRef]*entry{}
+			c.readers[key] = &readers{}
 		}
-		c.readers[key][ref] = e
+		c.readers[key].add(e)
 	}
 }
 
@@ -237,9 +242,10 @@ func (c *Compiler) drop(ref resource.ScopedRef, e *entry) {
 	delete(c.entries, ref)
 	delete(c.failed, ref)
 	for _, key := range e.keys {
-		delete(c.readers[key], ref)
-		if len(c.readers[key]) == 0 {
-			delete(c.readers, key)
+		if r := c.readers[key]; r != nil {
+			if r.remove(e); r.empty() {
+				delete(c.readers, key)
+			}
 		}
 	}
 	if e.body != nil {

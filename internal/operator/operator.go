@@ -113,6 +113,8 @@ func (o *operator) later(ctx context.Context) context.Context {
 // connect makes a client and asks the API server for its version.
 func (o *operator) connect() error {
 	o.Config = rest.CopyConfig(o.Config)
+	// A compressed watch holds 40 kB for as long as it is open, and the API server would compress all pods before it sends the first.
+	o.Config.DisableCompression = true
 	o.Config.Wrap(func(way http.RoundTripper) http.RoundTripper { return impatient{way, silence, o.Log} })
 	var err error
 	if o.client, err = kubernetes.NewForConfig(o.Config); err != nil {

@@ -18,6 +18,9 @@ func (o *operator) sweep(ctx context.Context) error {
 	}
 	// All that the cluster has was read at once; without this, the memory that it took is given back over minutes.
 	debug.FreeOSMemory()
+	if err := releaseProgram(); err != nil {
+		o.Log.Info("pages of the program that only the start needed stay in memory", "error", err)
+	}
 	tick := time.NewTicker(sweepPeriod)
 	defer tick.Stop()
 	for {
