@@ -40,7 +40,7 @@ status: {podIP: 10.244.0.1}
 				t.Fatal(r, err)
 			}
 			l := &listenerv3.Listener{}
-			if err := proto.Unmarshal(r.Body.GetValue(), l); err != nil {
+			if err := proto.Unmarshal(r.Body().GetValue(), l); err != nil {
 				t.Fatal(err)
 			}
 			chains := l.GetFilterChains()

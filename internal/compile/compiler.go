@@ -34,6 +34,7 @@ type Compiler struct {
 	late map[resource.ScopedRef]struct{}
 	// failed are the entries that could not be made.
 	failed map[resource.ScopedRef]*entry
+	packer resource.Packer
 	// bodies lets equal resources of different scopes share their bytes.
 	bodies map[bodyKey]*body
 }
@@ -171,6 +172,9 @@ func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, m
 // fill compiles an entry and lets others have it.
 func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	r, keys, err := c.compile(s, ref)
+	if r != nil && ref.Pod != "" {
+		c.packer.Pack(r)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(e.done)
@@ -224,7 +228,7 @@ func (c *Compiler) sweep(watched func(resource.ScopedRef) bool) {
 
 // share makes an entry use the bytes of an equal resource, if there is one.
 func (c *Compiler) share(e *entry) {
-	if e.resource == nil || e.resource.Body == nil {
+	if e.resource == nil || e.resource.Body() == nil {
 		return
 	}
 	key := bodyKey{e.resource.Ref, e.resource.Version}
@@ -234,7 +238,7 @@ func (c *Compiler) share(e *entry) {
 		c.bodies[key] = b
 	}
 	b.entries++
-	e.resource.Body = b.resource.Body
+	e.resource.ShareBody(b.resource)
 	e.body = b
 }
 

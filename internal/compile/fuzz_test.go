@@ -113,7 +113,7 @@ func FuzzMesh(f *testing.F) {
 		checkReport(t, first, &mesh, root)
 		again := everything(t, second)
 		for ref, r := range everything(t, first) {
-			if other := again[ref]; (r == nil) != (other == nil) || r != nil && (r.Version != other.Version || !bytes.Equal(r.Body.GetValue(), other.Body.GetValue())) {
+			if other := again[ref]; (r == nil) != (other == nil) || r != nil && (r.Version != other.Version || !bytes.Equal(r.Body().GetValue(), other.Body().GetValue())) {
 				t.Errorf("%s is not the same twice", ref)
 			}
 		}

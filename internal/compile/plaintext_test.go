@@ -74,7 +74,7 @@ func read(t *testing.T, s *model.Snapshot, pod string, ref resource.Ref, m proto
 	if err != nil || r == nil {
 		t.Fatal(ref, err)
 	}
-	if err := r.Body.UnmarshalTo(m); err != nil {
+	if err := r.Body().UnmarshalTo(m); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -408,7 +408,7 @@ func TestEqualResourcesShareTheirBytes(t *testing.T) {
 	ref := resource.Ref{Type: resource.Listener, Name: "outbound"}
 	one, _ := view.Resource(&resource.Proxy{Namespace: "a", Pod: "one"}, ref)
 	two, _ := view.Resource(&resource.Proxy{Namespace: "a", Pod: "two"}, ref)
-	if one == nil || two == nil || one.Body != two.Body {
+	if one == nil || two == nil || one.Body() != two.Body() {
 		t.Error("the outbound listeners of two pods don't share their bytes")
 	}
 }

@@ -89,11 +89,11 @@ func sameBytes(t *testing.T, got, want held) {
 	t.Helper()
 	compared := 0
 	for ref := range want {
-		if want[ref] == nil || want[ref].Body == nil {
+		if want[ref] == nil || want[ref].Body() == nil {
 			continue
 		}
 		compared++
-		if !bytes.Equal(got[ref].Body.GetValue(), want[ref].Body.GetValue()) {
+		if !bytes.Equal(got[ref].Body().GetValue(), want[ref].Body().GetValue()) {
 			t.Errorf("%v: equal versions, other bytes", ref)
 		}
 	}

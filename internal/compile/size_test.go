@@ -42,7 +42,7 @@ status: {podIP: 10.244.0.1}
 				if err != nil || r == nil {
 					t.Fatal(r, err)
 				}
-				if got := len(r.Body.GetValue()); got > most {
+				if got := len(r.Body().GetValue()); got > most {
 					t.Errorf("for Envoy 1.%d it is %d bytes, want at most %d", minor, got, most)
 				}
 			}

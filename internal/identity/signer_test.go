@@ -35,7 +35,7 @@ func newSigner(t *testing.T, intermediateLife, lifetime time.Duration) (*Signer,
 func pair(t *testing.T, r *resource.Resource) (tls.Certificate, *x509.Certificate) {
 	t.Helper()
 	var s tlsv3.Secret
-	if err := r.Body.UnmarshalTo(&s); err != nil {
+	if err := r.Body().UnmarshalTo(&s); err != nil {
 		t.Fatal(err)
 	}
 	c := s.GetTlsCertificate()

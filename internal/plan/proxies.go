@@ -252,10 +252,10 @@ func difference(t text, of string, proxies int) Resource {
 
 // lines are those of the YAML of a resource.
 func lines(r *resource.Resource) []string {
-	if r == nil || r.Body == nil {
+	if r == nil || r.Body() == nil {
 		return nil
 	}
-	m, err := r.Body.UnmarshalNew()
+	m, err := r.Body().UnmarshalNew()
 	if err != nil {
 		return []string{err.Error()}
 	}

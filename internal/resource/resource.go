@@ -83,8 +83,8 @@ type Resource struct {
 	Ref
 	// Version is the hash of the body; for a bundle, of its needs.
 	Version string
-	// Body is nil for a bundle.
-	Body *anypb.Any
+	// body is nil for a bundle.
+	body *body
 	// Needs are resources of types that are pushed (bundles, clusters, listeners, virtual hosts) that belong to this one:
 	// whoever wants this one wants them, it is sent only after they are usable at the proxy,
 	// and none of them is removed while the proxy holds this one.
@@ -121,9 +121,8 @@ func Seal(ref Ref, msg proto.Message, r Resource) (*Resource, error) {
 		return nil, fmt.Errorf("%s: marshal: %w", ref, err)
 	}
 	r.Ref = ref
-	r.Body = &anypb.Any{TypeUrl: ref.Type.URL(), Value: raw}
 	r.Version = version(raw)
-	return &r, nil
+	return WithBody(r, &anypb.Any{TypeUrl: ref.Type.URL(), Value: raw}), nil
 }
 
 // Group returns the bundle of the given name that needs refs.

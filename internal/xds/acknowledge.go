@@ -50,7 +50,7 @@ func (s *session) sizeOf(nonce string) int {
 	if r := s.sent[nonce]; r != nil {
 		for _, i := range r.items {
 			if i.res != nil {
-				size += len(i.res.Body.GetValue())
+				size += i.res.Size()
 			}
 		}
 	}

@@ -23,6 +23,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -131,7 +133,7 @@ func startCrowd(t *testing.T, offences []offence) *crowd {
 	for i := range bigOnes {
 		// 1.25 MB that all share: two responses, of which the second waits for who does not read the first.
 		big := testResource(resource.Ref{Type: resource.Cluster, Name: fmt.Sprint("big", i)}, "1")
-		big.Body.Value = make([]byte, 1<<18)
+		big = resource.WithBody(*big, &anypb.Any{TypeUrl: big.Type.URL(), Value: make([]byte, 1<<18)})
 		c.view.resources[big.Ref] = big
 	}
 	for i := range crowdServices {

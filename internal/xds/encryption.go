@@ -60,7 +60,7 @@ func (s *session) encryption() Encryption {
 // plaintextPorts returns the ports of the filter chains that have no transport socket: Envoy's default is plaintext.
 func plaintextPorts(r *resource.Resource) ([]uint16, error) {
 	var l listenerv3.Listener
-	if err := r.Body.UnmarshalTo(&l); err != nil {
+	if err := r.Body().UnmarshalTo(&l); err != nil {
 		return nil, err
 	}
 	chains := l.GetFilterChains()

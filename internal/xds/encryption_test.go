@@ -67,7 +67,7 @@ func TestEncryptionIsWhatTheProxyWorksWith(t *testing.T) {
 	want("acknowledged for the first time", true, time.Time{}, 0, 80)
 	request("secret", "+peers +workload")
 	noon := time.Unix(1e9, 0)
-	p.session.provide(&resource.Resource{Ref: workload, Version: "1", Expires: noon, Body: testResource(workload, "1").Body})
+	p.session.provide(resource.WithBody(resource.Resource{Ref: workload, Version: "1", Expires: noon}, testResource(workload, "1").Body()))
 	p.flush()
 	want("certificate sent", true, time.Time{}, 0, 80)
 	p.ack("", nil)

@@ -158,8 +158,8 @@ func (s *session) respond(t resource.Type, due []*entry) []*response {
 	})
 	var out []*response
 	for from, size, i := 0, 0, 0; i < len(due); i++ {
-		size += len(due[i].cur.Body.GetValue())
-		if i+1 == len(due) || t == resource.Secret || due[i+1].group != due[i].group || size+len(due[i+1].cur.Body.GetValue()) > maxResponse {
+		size += due[i].cur.Size()
+		if i+1 == len(due) || t == resource.Secret || due[i+1].group != due[i].group || size+due[i+1].cur.Size() > maxResponse {
 			out = append(out, s.send(t, due[from:i+1]))
 			from, size = i+1, 0
 		}
@@ -172,7 +172,7 @@ func (s *session) send(t resource.Type, due []*entry) *response {
 	r := s.response(t)
 	for _, e := range due {
 		r.message.Resources = append(r.message.Resources, &discoveryv3.Resource{
-			Name: e.ref.Name, Version: e.cur.Version, Resource: e.cur.Body,
+			Name: e.ref.Name, Version: e.cur.Version, Resource: e.cur.Body(),
 		})
 		r.items = append(r.items, item{e, e.cur})
 		if e.asked {

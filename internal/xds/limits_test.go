@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -268,7 +270,7 @@ func TestNeverReads(t *testing.T) {
 	next.resources[bundle.Ref] = bundle
 	for i := range 256 {
 		big := testResource(resource.Ref{Type: resource.Cluster, Name: fmt.Sprint("big", i)}, "1")
-		big.Body.Value = make([]byte, 1<<18) // 64 MB in all, which all proxies share
+		big = resource.WithBody(*big, &anypb.Any{TypeUrl: big.Type.URL(), Value: make([]byte, 1<<18)}) // 64 MB in all, which all proxies share
 		next.resources[big.Ref] = big
 		bundle.Needs = append(bundle.Needs, big.Ref)
 	}

@@ -286,9 +286,9 @@ func scriptRefs(list string) []resource.Ref {
 }
 
 func testResource(ref resource.Ref, version string) *resource.Resource {
-	r := &resource.Resource{Ref: ref, Version: version}
-	if ref.Type != resource.Bundle {
-		r.Body = &anypb.Any{TypeUrl: ref.Type.URL(), Value: []byte(version)}
+	r := resource.Resource{Ref: ref, Version: version}
+	if ref.Type == resource.Bundle {
+		return &r
 	}
-	return r
+	return resource.WithBody(r, &anypb.Any{TypeUrl: ref.Type.URL(), Value: []byte(version)})
 }

@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/tulle-mesh/tulle/internal/resource"
 )
 
@@ -482,7 +484,7 @@ func TestSlowProxyIsCutOff(t *testing.T) {
 	bundle := &resource.Resource{Ref: proxyBundle, Version: "1"}
 	for i := range 64 {
 		big := testResource(resource.Ref{Type: resource.Cluster, Name: fmt.Sprint("big", i)}, "1")
-		big.Body.Value = make([]byte, 1<<18)
+		big = resource.WithBody(*big, &anypb.Any{TypeUrl: big.Type.URL(), Value: make([]byte, 1<<18)})
 		view.resources[big.Ref] = big
 		bundle.Needs = append(bundle.Needs, big.Ref)
 	}

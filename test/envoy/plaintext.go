@@ -111,7 +111,7 @@ func (h hurried) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resour
 
 func hurryListener(r *resource.Resource) (*resource.Resource, error) {
 	var l listenerv3.Listener
-	if err := r.Body.UnmarshalTo(&l); err != nil {
+	if err := r.Body().UnmarshalTo(&l); err != nil {
 		return nil, err
 	}
 	text, err := protojson.Marshal(&l)

@@ -76,7 +76,7 @@ func (s *Signers) Certificate(ctx context.Context, p *resource.Proxy) (*resource
 		return nil, time.Time{}, err
 	}
 	var secret tlsv3.Secret
-	if err := sealed.Body.UnmarshalTo(&secret); err != nil {
+	if err := sealed.Body().UnmarshalTo(&secret); err != nil {
 		return nil, time.Time{}, fmt.Errorf("certificate of %s: %w", name, err)
 	}
 	s.mu.Lock()

@@ -99,7 +99,7 @@ func breakCluster(t *testing.T, name string) envoy.ViewWrapper {
 			return r
 		}
 		var c clusterv3.Cluster
-		if err := r.Body.UnmarshalTo(&c); err != nil {
+		if err := r.Body().UnmarshalTo(&c); err != nil {
 			t.Error(err)
 			return r
 		}

@@ -197,8 +197,8 @@ func (g *golden) describe(ref resource.Ref, r *resource.Resource) map[string]any
 	if r.Hold > 0 {
 		out["hold"] = r.Hold.String()
 	}
-	if r.Body != nil {
-		out["body"] = g.body(r.Body)
+	if r.Body() != nil {
+		out["body"] = g.body(r.Body())
 	}
 	return out
 }

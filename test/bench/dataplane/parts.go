@@ -79,7 +79,7 @@ func (v *without) Resource(p *resource.Proxy, ref resource.Ref) (*resource.Resou
 	default:
 		return r, scoped
 	}
-	if err := r.Body.UnmarshalTo(m); err != nil {
+	if err := r.Body().UnmarshalTo(m); err != nil {
 		v.t.Error(err)
 	}
 	switch m := m.(type) {
