@@ -3,6 +3,7 @@ package ingest
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -71,11 +72,17 @@ func newGuard(o Options) *guard {
 
 // take feeds a change.
 func (g *guard) take(c change, now time.Time) {
+	if c.parcel != nil {
+		c.object = c.parcel.open()
+	}
 	key := objectKey(c.object)
-	if c.deleted {
+	switch {
+	case c.deleted:
 		delete(g.objects, key)
 		delete(g.good, key)
-	} else {
+	case c.parcel != nil:
+		g.objects[key] = c.parcel.kept
+	default:
 		g.objects[key] = keep(c.object)
 	}
 	if b := g.barred[key]; b != nil {
@@ -288,8 +295,10 @@ func isMesh(o client.Object) bool {
 }
 
 func objectKey(o client.Object) string {
-	return fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
+	return keyOf(reflect.TypeOf(o).String(), o.GetNamespace(), o.GetName())
 }
+
+func keyOf(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }
 
 // describe names an object for people.
 func describe(o client.Object) string {

@@ -138,8 +138,23 @@ func (p *passing) RunWithContext(ctx context.Context) {
 // through is what the reflector takes for its store.
 type through struct{ *passing }
 
-// Transformer implements toolscache.TransformingStore, so that what is collected of the first list is trimmed.
-func (t through) Transformer() toolscache.TransformFunc { return t.transform }
+// Transformer implements toolscache.TransformingStore, so that what is collected of the first list is trimmed and packed.
+func (t through) Transformer() toolscache.TransformFunc {
+	return func(object any) (any, error) {
+		trimmed, err := t.trim(object)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(trimmed), nil
+	}
+}
+
+func (t through) trim(object any) (any, error) {
+	if t.transform == nil {
+		return object, nil
+	}
+	return t.transform(object)
+}
 
 // Add implements toolscache.ReflectorStore.
 func (t through) Add(object any) error {
@@ -188,12 +203,10 @@ func (t through) Replace(all []any, _ string) error {
 // Resync implements toolscache.ReflectorStore.
 func (t through) Resync() error { return nil }
 
-// pass hands an object on, trimmed.
+// pass hands an object on, trimmed, or one that is packed already.
 func (t through) pass(object any, initial bool) (key string, err error) {
-	if t.transform != nil {
-		if object, err = t.transform(object); err != nil {
-			return "", err
-		}
+	if object, err = t.trim(object); err != nil {
+		return "", err
 	}
 	if key, err = toolscache.MetaNamespaceKeyFunc(object); err != nil {
 		return "", err

@@ -14,6 +14,8 @@ import (
 type change struct {
 	object  client.Object
 	deleted bool
+	// parcel is there instead of an object that is still packed.
+	parcel *parcel
 }
 
 // lane holds changes in the order in which their objects first changed; an object stands in it once.
@@ -65,6 +67,13 @@ func (q *queue) add(event any, deleted bool) {
 	if gone, ok := event.(toolscache.DeletedFinalStateUnknown); ok {
 		event, deleted = gone.Obj, true
 	}
+	if p, ok := event.(*parcel); ok {
+		q.mu.Lock()
+		q.endpoints.put(p.key(), change{parcel: p}, q.now())
+		q.mu.Unlock()
+		q.signal()
+		return
+	}
 	object, ok := event.(client.Object)
 	if !ok {
 		return
@@ -72,9 +81,9 @@ func (q *queue) add(event any, deleted bool) {
 	key := objectKey(object)
 	q.mu.Lock()
 	if urgent(object) {
-		q.endpoints.put(key, change{object, deleted}, q.now())
+		q.endpoints.put(key, change{object: object, deleted: deleted}, q.now())
 	} else {
-		q.rest.put(key, change{object, deleted}, q.now())
+		q.rest.put(key, change{object: object, deleted: deleted}, q.now())
 		q.arrived++
 	}
 	q.mu.Unlock()

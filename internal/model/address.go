@@ -9,13 +9,20 @@ import (
 
 // owner says who owns an address: a Service whose cluster IP it is, before a pod, before a node.
 type owner struct {
-	service  ServiceKey
-	workload WorkloadKey
-	// node is the name of the Node whose address it is, when it is no pod's own.
-	node string
-	// vanished is true for the cluster IP of a Service that is gone: nobody is there.
-	vanished bool
+	kind ownerKind
+	// Of a Service or a pod; of a Node only the name. There is one for each address of a pod, so that it has no room for what it is not.
+	cluster, namespace, name string
 }
+
+type ownerKind uint8
+
+const (
+	ownedByService ownerKind = iota
+	ownedByWorkload
+	ownedByNode // and by no pod as its own
+	// ownerVanished: it is the cluster IP of a Service that is gone, and nobody is there.
+	ownerVanished
+)
 
 // maxVanished bounds the cluster IPs of gone Services that are remembered.
 const maxVanished = 4096
@@ -59,15 +66,15 @@ func (b *Builder) resolveAddresses() {
 		switch s, p := b.serviceAt(a), b.podAt(a); {
 		case s != nil:
 			b.vanished.remove(a)
-			b.put(addressKey(a), &owner{service: s.key})
+			b.put(addressKey(a), &owner{ownedByService, s.key.Cluster, s.key.Namespace, s.key.Name})
 		case p != nil:
 			b.vanished.remove(a)
-			b.put(addressKey(a), &owner{workload: p.key})
+			b.put(addressKey(a), &owner{ownedByWorkload, p.key.Cluster, p.key.Namespace, p.key.Name})
 		case len(b.nodesAt[a]) > 0:
 			b.vanished.remove(a)
-			b.put(addressKey(a), &owner{node: slices.Min(slices.Collect(maps.Keys(b.nodesAt[a])))})
+			b.put(addressKey(a), &owner{kind: ownedByNode, name: slices.Min(slices.Collect(maps.Keys(b.nodesAt[a])))})
 		case b.vanished.known[a]:
-			b.put(addressKey(a), &owner{vanished: true})
+			b.put(addressKey(a), &owner{kind: ownerVanished})
 		default:
 			b.put(addressKey(a), nil)
 		}

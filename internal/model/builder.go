@@ -450,5 +450,7 @@ func remove[K, L comparable, V any](index map[K]map[L]V, key K, member L) {
 }
 
 func sortedKeys(keys map[Key]bool) []Key {
-	return slices.SortedFunc(maps.Keys(keys), compareKeys)
+	sorted := slices.AppendSeq(make([]Key, 0, len(keys)), maps.Keys(keys)) // some are kept for long, and growing leaves room
+	slices.SortFunc(sorted, compareKeys)
+	return sorted
 }

@@ -210,16 +210,15 @@ func dumpWorkload(w *Workload) any {
 }
 
 func dumpOwner(o *owner) any {
-	if o.vanished {
+	switch o.kind {
+	case ownerVanished:
 		return "vanished"
-	}
-	if o.node != "" {
+	case ownedByNode:
 		return "node"
+	case ownedByService:
+		return "service " + o.namespace + "/" + o.name
 	}
-	if o.service != (ServiceKey{}) {
-		return "service " + o.service.Namespace + "/" + o.service.Name
-	}
-	return "pod " + o.workload.Namespace + "/" + o.workload.Name
+	return "pod " + o.namespace + "/" + o.name
 }
 
 func dumpReport(r MeshReport) any {

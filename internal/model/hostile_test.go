@@ -71,7 +71,7 @@ func checkOnlyEvil(t *testing.T, before, after *Snapshot) {
 		o, known := get[*owner](before, key)
 		switch {
 		case key.Kind == KindSpan: // makes unknown addresses be looked at twice
-		case key.Kind == KindAddress && (!known || o.vanished || o.service.Namespace == "evil" || o.workload.Namespace == "evil"):
+		case key.Kind == KindAddress && (!known || o.kind == ownerVanished || o.namespace == "evil"):
 		case key.Namespace != "evil":
 			t.Errorf("%v changed from\n%+v to\n%+v", key, nodesOf(before)[key], nodesOf(after)[key])
 		}
@@ -474,9 +474,10 @@ func (w world) evil(b *Builder, s *Snapshot) metav1.Object {
 	var services, all []string
 	scan(s, Key{Kind: KindAddress}, func(key Key, o *owner) {
 		switch {
-		case o.service.Namespace != "" && o.service.Namespace != "evil":
+		case o.namespace == "evil":
+		case o.kind == ownedByService:
 			services, all = append(services, key.Name), append(all, key.Name)
-		case o.workload.Namespace != "" && o.workload.Namespace != "evil" && !b.pods[o.workload].terminating:
+		case o.kind == ownedByWorkload && !b.pods[WorkloadKey{o.cluster, o.namespace, o.name}].terminating:
 			all = append(all, key.Name)
 		}
 	})

@@ -6,8 +6,8 @@ import "net/netip"
 // pods in its network.
 func (s *Snapshot) NodeAt(a netip.Addr) (string, bool) {
 	o, _ := get[*owner](s, addressKey(a.Unmap()))
-	if o == nil || o.node == "" {
+	if o == nil || o.kind != ownedByNode {
 		return "", false
 	}
-	return o.node, true
+	return o.name, true
 }

@@ -112,7 +112,7 @@ func (h *history) checkFresh(t *testing.T, s *Snapshot) {
 	wantNodes, gotNodes := nodesOf(want), nodesOf(s)
 	maps.DeleteFunc(gotNodes, func(_ Key, node any) bool { // what depends on the past, and is only about what is gone
 		o, ok := node.(*owner)
-		return ok && o.vanished
+		return ok && o.kind == ownerVanished
 	})
 	same := len(wantNodes) == len(gotNodes) && reflect.DeepEqual(timeless(want.Meshes()), timeless(s.Meshes())) &&
 		reflect.DeepEqual(want.Splits(), s.Splits())

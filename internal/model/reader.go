@@ -54,14 +54,15 @@ func (r *Reader) Address(a netip.AddrPort) Destination {
 	ip := a.Addr().Unmap()
 	o, _ := read[*owner](r, addressKey(ip))
 	switch {
-	case o != nil && o.vanished:
+	case o == nil:
+	case o.kind == ownerVanished:
 		return Destination{Kind: UnknownService}
-	case o != nil && o.node != "":
+	case o.kind == ownedByNode:
 		return Destination{Kind: Outside}
-	case o != nil && o.service != (ServiceKey{}):
-		return r.servicePort(o.service, a.Port())
-	case o != nil:
-		if w := r.Workload(o.workload); w != nil {
+	case o.kind == ownedByService:
+		return r.servicePort(ServiceKey{o.cluster, o.namespace, o.name}, a.Port())
+	case o.kind == ownedByWorkload:
+		if w := r.Workload(WorkloadKey{o.cluster, o.namespace, o.name}); w != nil {
 			return Destination{Kind: PodAddress, Workload: w}
 		}
 	}

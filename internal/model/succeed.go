@@ -14,7 +14,7 @@ func (b *Builder) Succeed(last *Snapshot) {
 		if !e.key.Kind.internal() {
 			b.changed[e.key] = true
 		}
-		if o, ok := e.value.(*owner); ok && (o.vanished || o.service != ServiceKey{}) {
+		if o, ok := e.value.(*owner); ok && (o.kind == ownerVanished || o.kind == ownedByService) {
 			b.remember(e.key.Name)
 		}
 		return true

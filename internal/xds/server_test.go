@@ -594,13 +594,11 @@ func TestAsksAreAnsweredTogether(t *testing.T) {
 		if err := s.step(context.Background(), now); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case batch := <-s.outgoing:
-			s.sending = time.Time{}
-			return len(batch[0].items)
-		default:
+		batch := s.outgoing
+		if s.outgoing, s.sending = nil, (time.Time{}); len(batch) == 0 {
 			return 0
 		}
+		return len(batch[0].items)
 	}
 	answers(at(0), "")
 	for _, ask := range []struct {
@@ -622,7 +620,7 @@ func TestAsksAreAnsweredTogether(t *testing.T) {
 // testStream returns a stream without a connection.
 func testStream(s *Server, view resource.View, uid string) *stream {
 	t := &stream{
-		server: s, log: s.config.Log, woken: make(chan struct{}, 1), ended: make(chan error, 1), outgoing: make(chan []*response, 1),
+		server: s, log: s.config.Log, woken: make(chan struct{}, 1), ended: make(chan error, 1),
 		asked: map[string]time.Time{}, renewal: renewal{results: make(chan signed, 1), panicked: s.panicked},
 		allowance: newAllowance(),
 		proxy:     resource.Proxy{Namespace: "shop", Pod: "p" + uid, UID: uid, Owner: uid, Minor: 40},

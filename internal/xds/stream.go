@@ -25,8 +25,8 @@ const helloTimeout = 10 * time.Second
 
 type deltaStream = grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 
-// stream is one proxy's stream: the session, and the loop that drives it. One goroutine receives, one sends, and the
-// gRPC handler's own runs the loop, so that a proxy that does not read can be cut off.
+// stream is one proxy's stream: the session, and the loop that drives it. One goroutine receives, the gRPC handler's own runs the loop, and each
+// batch is sent by another, so that a proxy that does not read can be cut off.
 type stream struct {
 	server  *Server
 	grpc    deltaStream
@@ -37,8 +37,7 @@ type stream struct {
 
 	requests chan *discoveryv3.DeltaDiscoveryRequest
 	received chan error // why receiving ended
-	outgoing chan []*response
-	sentAll  chan error // the result of the batch given to outgoing
+	sentAll  chan error // the result of the batch that was sent
 	woken    chan struct{}
 	ended    chan error // why the server wants it to end
 
@@ -52,6 +51,8 @@ type stream struct {
 	// reached are the limits that were logged already.
 	reached [limits]bool
 	renewal renewal
+	// outgoing is the batch that is to be sent next.
+	outgoing []*response
 	// sending is since when a batch has been under way; zero: none is.
 	sending time.Time
 	// asked is when each unanswered name was asked for; answered when asks were last answered: the first at once, those that
@@ -129,7 +130,6 @@ func (s *Server) open(g deltaStream) (*stream, error) {
 		log:       s.config.Log.With("pod", proxy.Namespace+"/"+proxy.Pod),
 		requests:  make(chan *discoveryv3.DeltaDiscoveryRequest, 16),
 		received:  make(chan error, 1),
-		outgoing:  make(chan []*response, 1),
 		sentAll:   make(chan error, 1),
 		woken:     make(chan struct{}, 1),
 		ended:     make(chan error, 1),
@@ -179,7 +179,6 @@ func (t *stream) serve() error {
 	}
 	defer t.leave()
 	t.log.Info("proxy connected", "envoy", version)
-	go t.send(ctx)
 	if err := t.takeAll(first); err != nil {
 		return err
 	}
@@ -253,16 +252,9 @@ func (t *stream) waitToRead(ctx context.Context, cost int) error {
 	}
 }
 
-// send sends one batch after the other.
-func (t *stream) send(ctx context.Context) {
-	for {
-		select {
-		case batch := <-t.outgoing:
-			t.sentAll <- t.server.contain(t.log, func() error { return t.sendBatch(batch) })
-		case <-ctx.Done():
-			return
-		}
-	}
+// send sends a batch off the loop's goroutine. There is one at a time, and mostly none: a goroutine that waited for the next would hold its stack.
+func (t *stream) send(batch []*response) {
+	t.sentAll <- t.server.contain(t.log, func() error { return t.sendBatch(batch) })
 }
 
 func (t *stream) sendBatch(batch []*response) error {
@@ -300,6 +292,10 @@ func (t *stream) loop(ctx context.Context) error {
 		now := time.Now()
 		if err := t.step(ctx, now); err != nil {
 			return err
+		}
+		if len(t.outgoing) > 0 {
+			go t.send(t.outgoing)
+			t.outgoing = nil
 		}
 		if next := t.next(); next.IsZero() {
 			timer.Stop()
@@ -401,7 +397,7 @@ func (t *stream) step(ctx context.Context, now time.Time) error {
 	if len(batch) > 0 {
 		t.sending = now
 		t.measure(batch, now)
-		t.outgoing <- batch
+		t.outgoing = batch
 	}
 	t.report(now)
 	return nil
