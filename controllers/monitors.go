@@ -91,7 +91,7 @@ func (m *Monitors) SetupWithManager(term manager.Manager) error {
 		return err
 	}
 	return builder.ControllerManagedBy(term).Named("monitors").WithOptions(options()).
-		WatchesRawSource(m.World.Changed.Source(monitorsDelay)).
+		WatchesRawSource(m.World.Reshaped.Source(monitorsDelay)).
 		WatchesRawSource(m.Kinds.Changed.Source(0)).
 		WatchesRawSource(source.Kind(m.Cache, client.Object(crd()), always())).
 		Complete(contained(m.Panics, "monitors", m))

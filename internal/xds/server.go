@@ -340,6 +340,7 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		// A stream is silent nearly always, and requests are small. By default gRPC holds 32 kB for what each connection may send.
 		grpc.ReadBufferSize(4 << 10),
+		grpc.WriteBufferSize(16 << 10),
 		// A proxy sends few and small requests; the largest re-announces MaxNames names after a reconnect. What it sends faster
 		// than it is read waits at its end: windows of a fixed size don't grow.
 		grpc.MaxRecvMsgSize(4 << 20),
