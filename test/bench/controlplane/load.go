@@ -77,6 +77,10 @@ func (b *bench) underLoad(ctx context.Context) error {
 		figure.Case = case3
 		b.run.Add(figure)
 	}
+	for _, figure := range l.cost.propagated() {
+		figure.Case = case3
+		b.run.Add(figure)
+	}
 	b.say("under load: p50 %.1f, p99 %.1f, max %.1f ms, %.2f cores, peak %d MB, %d lost, %d failed; %s", result.Quantile(l.all, 0.5), result.Quantile(l.all, 0.99),
 		result.Quantile(l.all, 1), l.cost.share(l.cost.server), l.peak>>20, lost, len(l.errs), note)
 	if len(l.errs) > 0 {
@@ -153,7 +157,10 @@ func (b *bench) reconnect(ctx context.Context, f *xdsload.Fleet) error {
 		return err
 	}
 	f.Disconnect()
+	profiled := b.cpu(ctx, "reconnect", 10*time.Second)
 	c, err := b.connect(ctx, f)
+	profiled()
+	b.heap(ctx, "reconnected")
 	if err != nil {
 		return err
 	}
