@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -258,9 +259,23 @@ func (a *away) make(c changes) {
 	}
 	fresh := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: outageName, Name: fmt.Sprint("fresh-", c.ruled)},
-		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}}},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: a.unusedAddress(),
+			Ports:     []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}},
+		},
 	}
 	e.create(fresh, a.slice(fresh.Name))
+}
+
+// unusedAddress is one that no Service had: proxies go on asking about those of Services that are gone. The API server itself gives out none below the 17th.
+func (a *away) unusedAddress() string {
+	network, err := netip.MustParseAddr(a.services[0].Spec.ClusterIP).Prefix(24)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	address := network.Addr().As4()
+	address[3] = byte(1 + len(a.deleted)) // the first is the API server's
+	return netip.AddrFrom4(address).String()
 }
 
 // ends waits until the stream of the pod that was deleted ends.
