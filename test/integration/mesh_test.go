@@ -280,6 +280,7 @@ func testReplacement(t *testing.T, w *world, op *running) {
 	m := mesh(ns, ns, v1alpha1.MeshSpec{})
 	w.create(m)
 	w.condition(ns, ns, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "ready for pods: none is selected yet")
+	w.monitored(ns, metav1.ConditionFalse, "MonitoringCRDsMissing", "none of the monitors exists") // nothing waits for that
 	if err := w.get(m); err != nil {
 		t.Fatal(err)
 	}
