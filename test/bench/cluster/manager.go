@@ -137,7 +137,7 @@ func (m *Manager) Quiet(ctx context.Context) error {
 		return err
 	}
 	var at time.Duration
-	return eventually(ctx, "the operator is quiet", 3*time.Minute, func() error {
+	return eventually(ctx, "the operator is quiet", 10*time.Minute, func() error {
 		time.Sleep(time.Second)
 		if at, err = process.CPU(m.Pid); err != nil {
 			return err
