@@ -86,6 +86,7 @@ func rerouted(a addressName, d model.Destination) (*resource.Resource, error) {
 func detectedAgain(a addressName, d model.Destination) (*resource.Resource, error) {
 	c := envoy.StaticCluster(a.name, envoy.Endpoint(envoy.InternalAddress(silentListener)))
 	envoy.PassState(c)
+	metrics.Loop(c)
 	return sealLoop(c, a, d)
 }
 
@@ -95,7 +96,6 @@ func sealLoop(c *clusterv3.Cluster, a addressName, d model.Destination) (*resour
 	if d.Split != nil {
 		from = append(from, d.Split.Origin)
 	}
-	metrics.Loop(c)
 	return sealCluster(c, resource.Resource{
 		Needs:   []resource.Ref{{Type: resource.VirtualHost, Name: virtualHostName(a)}},
 		Origins: from,

@@ -172,27 +172,32 @@ func (c *Compiler) claim(s *model.Snapshot, ref resource.ScopedRef) (e *entry, m
 // fill compiles an entry and lets others have it.
 func (c *Compiler) fill(e *entry, s *model.Snapshot, ref resource.ScopedRef) {
 	r, keys, err := c.compile(s, ref)
-	if r != nil && ref.Pod != "" {
+	// Others do not wait for the packing, and what was made alike before is packed already.
+	if c.keep(e, ref, r, keys, err) && ref.Pod != "" {
 		c.packer.Pack(r)
 	}
+}
+
+// keep lets others have what an entry was compiled to. It reports whether its bytes are new.
+func (c *Compiler) keep(e *entry, ref resource.ScopedRef, r *resource.Resource, keys []model.Key, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(e.done)
 	e.resource = r
 	if c.entries[ref] != e {
-		return // Advance was here meanwhile and has named it as changed
+		return false // Advance was here meanwhile and has named it as changed
 	}
 	delete(c.unfinished, ref)
 	if e.keys, e.err = keys, err; err != nil {
 		c.failed[ref] = e
 	}
-	c.share(e)
 	for _, key := range keys {
 		if c.readers[key] == nil {
 			c.readers[key] = &readers{}
 		}
 		c.readers[key].add(e)
 	}
+	return c.share(e)
 }
 
 // compile makes a resource. One that makes it panic is missing, like one that can't be made for another reason: others wait for it.
@@ -226,10 +231,10 @@ func (c *Compiler) sweep(watched func(resource.ScopedRef) bool) {
 	}
 }
 
-// share makes an entry use the bytes of an equal resource, if there is one.
-func (c *Compiler) share(e *entry) {
+// share makes an entry use the bytes of an equal resource, if there is one. It reports whether it has bytes that no other has.
+func (c *Compiler) share(e *entry) bool {
 	if e.resource == nil || e.resource.Body() == nil {
-		return
+		return false
 	}
 	key := bodyKey{e.resource.Ref, e.resource.Version}
 	b := c.bodies[key]
@@ -240,6 +245,7 @@ func (c *Compiler) share(e *entry) {
 	b.entries++
 	e.resource.ShareBody(b.resource)
 	e.body = b
+	return b.entries == 1
 }
 
 func (c *Compiler) drop(ref resource.ScopedRef, e *entry) {

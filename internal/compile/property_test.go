@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -411,6 +413,15 @@ func TestEqualResourcesShareTheirBytes(t *testing.T) {
 	if one == nil || two == nil || one.Body() != two.Body() {
 		t.Error("the outbound listeners of two pods don't share their bytes")
 	}
+	// One pod's own are packed once nobody uses them.
+	bytes := weak.Make(one.Body())
+	for range 2 {
+		runtime.GC()
+	}
+	if bytes.Value() != nil {
+		t.Error("the outbound listener is kept as it is sent")
+	}
+	runtime.KeepAlive([]any{one, two})
 }
 
 func TestClasses(t *testing.T) {

@@ -44,7 +44,7 @@ func Feature() features.Feature {
 	}
 }
 
-// Loop marks a cluster that leads back into the proxy.
+// Loop marks a cluster by which connections lead back into the proxy. Requests that do have HopHeader.
 func Loop(c *clusterv3.Cluster) {
 	c.Metadata = envoy.Describe(c.Metadata, loopNamespace, map[string]string{"loop": "true"})
 }
